@@ -1,0 +1,122 @@
+//! What the main file sets, with the defaults of masterpolicyd.toml(5). Knows no TOML.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::policy::{MetaPolicy, PortSet};
+
+/// Everything but the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The addresses to serve on.
+    pub listen: Vec<SocketAddr>,
+    /// Whom to become when started as root.
+    pub user: Option<String>,
+    /// The group to become; `None` is the user's primary group.
+    pub group: Option<String>,
+    /// What the policy says of policies on other ports.
+    pub meta_policy: MetaPolicy,
+    /// The ceiling: no rule may grant a port outside it.
+    pub grantable_ports: PortSet,
+    /// Whether short ranges are served as lists of ports.
+    pub expand_port_ranges: bool,
+    /// How much the sandbox matters.
+    pub sandbox: Sandbox,
+    /// Where drop-ins are looked for; the earlier directory wins.
+    pub policy_dirs: Vec<PathBuf>,
+    /// What clients may use up.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: LogSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![
+                SocketAddr::from(([0, 0, 0, 0], crate::policy::MASTER_PORT)),
+                SocketAddr::from(([0u16; 8], crate::policy::MASTER_PORT)),
+            ],
+            user: None,
+            group: None,
+            meta_policy: MetaPolicy::MasterOnly,
+            grantable_ports: PortSet::every(),
+            expand_port_ranges: false,
+            sandbox: Sandbox::BestEffort,
+            policy_dirs: [
+                "/etc/masterpolicyd/policy.d",
+                "/run/masterpolicyd/policy.d",
+                "/usr/lib/masterpolicyd/policy.d",
+            ]
+            .map(PathBuf::from)
+            .to_vec(),
+            limits: Limits::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+/// Whether the daemon may run without Landlock and seccomp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Refuse to start without.
+    Require,
+    /// Use what the kernel has, and say what that is.
+    BestEffort,
+    /// Do without.
+    Off,
+}
+
+impl Sandbox {
+    /// Every value.
+    pub const EVERY: [Self; 3] = [Self::Require, Self::BestEffort, Self::Off];
+
+    /// The value as it is written in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::BestEffort => "best-effort",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What all clients together, and each source, may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Unfinished connections in all; at least 1.
+    pub connections: usize,
+    /// Unfinished connections per IPv4 address or IPv6 /64; at least 1.
+    pub connections_per_source: usize,
+    /// The deadline of a whole exchange, counted from accept.
+    pub request_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_source: 32,
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Messages of this level and above; `RUST_LOG` and `-v` override it.
+    pub level: LevelFilter,
+    /// Whether each request served is logged.
+    pub requests: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: LevelFilter::Info, requests: false }
+    }
+}

@@ -166,10 +166,8 @@ fn a_client_that_leaves_in_the_middle_is_forgotten() {
 
 #[test]
 fn ipv4_and_ipv6_are_served_side_by_side() {
-    let addresses = [
-        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
-    ];
+    let addresses =
+        [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
     let daemon = Setup::inherited(addresses.map(listen).into()).start();
     assert_eq!(daemon.addresses.len(), 2);
     for address in &daemon.addresses {

@@ -83,6 +83,7 @@ pub(crate) struct Setup {
     pub(crate) directory: Directory,
     program: PathBuf,
     listening: Listening,
+    listen: Option<Vec<SocketAddr>>,
     keys: String,
     tables: String,
     rules: String,
@@ -116,6 +117,7 @@ impl Setup {
             directory: Directory::new(),
             program: PathBuf::from(PROGRAM),
             listening,
+            listen: None,
             keys: String::new(),
             tables: String::new(),
             rules: rules_as_toml(RULES),
@@ -126,6 +128,12 @@ impl Setup {
             arguments: Vec::new(),
             stderr: Stderr::Read,
         }
+    }
+
+    /// Makes `listen` name other addresses than those of the sockets.
+    pub(crate) fn listening_on(mut self, addresses: &[SocketAddr]) -> Self {
+        self.listen = Some(addresses.to_vec());
+        self
     }
 
     /// Top-level keys of the main file, as lines.
@@ -189,11 +197,17 @@ impl Setup {
 
     fn main_file(&self) -> String {
         let mut text = String::new();
+        let addresses = self.listen.clone().unwrap_or_else(|| self.addresses());
         let listen: Vec<String> =
-            self.addresses().iter().map(|address| format!("\"{address}\"")).collect();
+            addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let policies = self.directory.path().join("policy.d");
-        write!(text, "listen = [{}]\npolicy-dirs = [{policies:?}]\n", listen.join(", "))
-            .expect("writing to a string");
+        write!(
+            text,
+            "listen = [{}]\npolicy-dirs = [\"{}\"]\n",
+            listen.join(", "),
+            policies.display()
+        )
+        .expect("writing to a string");
         if let Some(user) = &self.user {
             writeln!(text, "user = \"{user}\"").expect("writing to a string");
         }
@@ -448,9 +462,8 @@ impl Daemon {
 
     #[track_caller]
     pub(crate) fn wait_for_exit(&mut self, patience: Duration) -> ExitStatus {
-        if self.exited.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-            panic!("still running after {patience:?}\n{}", self.log.everything());
-        }
+        let exited = self.exited.recv_timeout(patience);
+        assert!(exited.is_ok(), "still running after {patience:?}\n{}", self.log.everything());
         self.child.wait().expect("an exit status")
     }
 
@@ -632,7 +645,7 @@ impl Log {
 }
 
 fn text_of(log: &LogLines) -> String {
-    log.lines.iter().map(|(_, line)| format!("{line}\n")).collect()
+    log.lines.iter().flat_map(|(_, line)| [line, "\n"]).collect()
 }
 
 /// Shuts down writing and says what the peer still has to say.

@@ -170,7 +170,7 @@ impl Report {
     }
 }
 
-/// From the call of connect() to the end of the stream, of the exchanges that were answered.
+/// From the call of `connect` to the end of the stream, of the exchanges that were answered.
 #[derive(Debug)]
 pub(crate) struct Latency(Vec<Duration>);
 
@@ -193,8 +193,8 @@ impl Latency {
 
 /// Opens a connection without waiting for it.
 ///
-/// The port of a bound source is chosen at connect(), where the system knows the whole 4-tuple;
-/// chosen at bind() the ports of an address run out.
+/// The port of a bound source is chosen by `connect`, where the system knows the whole 4-tuple;
+/// chosen by `bind` the ports of an address run out.
 pub(crate) fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
     socket.set_tcp_nodelay(true)?;
@@ -270,11 +270,8 @@ impl<'a> Client<'a> {
             self.begin(slot);
         }
         while self.ended < self.load.requests {
-            let timeout = if self.resumed.is_empty() {
-                Duration::from_secs(1)
-            } else {
-                Duration::ZERO
-            };
+            let timeout =
+                if self.resumed.is_empty() { Duration::from_secs(1) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled.expect("polling"),

@@ -6,5 +6,10 @@
 
 pub mod cli;
 pub mod config;
+pub mod connection;
 pub mod exit;
+pub mod limits;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
 pub mod policy;

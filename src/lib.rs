@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod notify;
 pub mod policy;
 pub mod position;
+pub mod server;
 mod spelling;

@@ -7,4 +7,5 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod inventory;
 pub mod policy;

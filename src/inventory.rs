@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState};
@@ -33,6 +33,25 @@ impl Listener {
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         self.address.ip().to_canonical().is_loopback()
+    }
+
+    /// Whether it takes what is sent to `address`.
+    #[must_use]
+    pub fn covers(&self, address: SocketAddr) -> bool {
+        let (own, wanted) = (self.address.ip(), address.ip());
+        self.address.port() == address.port()
+            && (own.to_canonical() == wanted.to_canonical()
+                || own.is_unspecified() && own.is_ipv4() == wanted.is_ipv4())
+    }
+
+    /// Whether it takes what is sent to `address` if it is an IPv6 wildcard that takes IPv4 too,
+    /// which the kernel does not tell here.
+    #[must_use]
+    pub fn may_cover(&self, address: SocketAddr) -> bool {
+        self.covers(address)
+            || self.address.port() == address.port()
+                && self.address.ip() == Ipv6Addr::UNSPECIFIED
+                && address.is_ipv4()
     }
 
     /// Whether binding `address` fails, or may fail, while this listens.
@@ -279,6 +298,21 @@ mod tests {
             ["[::ffff:192.0.2.1]:843"]
         );
         assert!(in_the_way(&["[::ffff:192.0.2.1]:843"], "192.0.2.2:843").is_empty());
+    }
+
+    #[test]
+    fn a_wildcard_covers_its_family_and_an_address_itself() {
+        let covers = |own: &str, address: &str| socket(own).covers(address.parse().unwrap());
+        assert!(covers("0.0.0.0:843", "127.0.0.1:843"));
+        assert!(covers("0.0.0.0:843", "0.0.0.0:843"));
+        assert!(covers("[::]:843", "[::1]:843"));
+        assert!(covers("[::ffff:127.0.0.1]:843", "127.0.0.1:843"));
+        assert!(!covers("0.0.0.0:843", "[::1]:843"));
+        assert!(!covers("[::]:843", "127.0.0.1:843"));
+        assert!(socket("[::]:843").may_cover("127.0.0.1:843".parse().unwrap()));
+        assert!(!socket("[::1]:843").may_cover("127.0.0.1:843".parse().unwrap()));
+        assert!(!covers("127.0.0.1:843", "0.0.0.0:843"));
+        assert!(!covers("0.0.0.0:843", "127.0.0.1:844"));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod document;
 pub mod exit;
 pub mod inventory;
 pub mod policy;
+pub mod position;
+mod spelling;

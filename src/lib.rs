@@ -7,4 +7,6 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod listen;
 pub mod policy;
+pub mod privileges;

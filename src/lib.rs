@@ -19,3 +19,6 @@ pub mod policy;
 pub mod position;
 pub mod server;
 mod spelling;
+pub mod listen;
+pub mod policy;
+pub mod privileges;

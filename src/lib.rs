@@ -19,5 +19,6 @@ pub mod notify;
 pub mod policy;
 pub mod position;
 pub mod privileges;
+pub mod scrape;
 pub mod server;
 mod spelling;

@@ -10,3 +10,4 @@ pub mod exit;
 pub mod listen;
 pub mod policy;
 pub mod privileges;
+pub mod sandbox;

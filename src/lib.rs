@@ -22,3 +22,4 @@ pub mod privileges;
 pub mod scrape;
 pub mod server;
 mod spelling;
+pub mod sandbox;

@@ -5,9 +5,23 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod document;
 pub mod exit;
 pub mod policy;
 pub mod position;
 mod spelling;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    match cli.command {
+        Command::Check { json } => commands::check::run(&cli.config, json),
+        Command::Show(show) => commands::show::run(&cli.config, show),
+        Command::Serve | Command::Completions { .. } => Exit::Unknown,
+    }
+}

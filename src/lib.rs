@@ -6,5 +6,14 @@
 
 pub mod cli;
 pub mod config;
+pub mod connection;
+pub mod document;
 pub mod exit;
+pub mod limits;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
 pub mod policy;
+pub mod position;
+pub mod server;
+mod spelling;

@@ -1,0 +1,457 @@
+//! The manual and the program say the same, and every example in the manual works.
+//!
+//! What the manual documents is read from the mdoc source: the `.It` lines of a section. What the
+//! program knows is read from the program where it says so itself, and else from its source.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use clap::CommandFactory;
+use masterpolicyd::cli::Cli;
+use masterpolicyd::exit::Exit;
+use masterpolicyd::policy::{Lack, Reason};
+
+use support::daemon::{MAIN_FILE, PROGRAM};
+use support::{Directory, Setup, find_program, is_root, skip};
+
+const DAEMON: &str = "masterpolicyd.8";
+const CONFIGURATION: &str = "masterpolicyd.toml.5";
+const EXPLAIN: &str = "masterpolicyd-explain.1";
+
+/// Environment variables that a crate reads, so that our own source need not name them.
+const READ_BY_CRATES: [&str; 1] = ["RUST_LOG"];
+
+type Names = BTreeSet<String>;
+
+/// A page, as its mdoc source.
+struct Page {
+    name: String,
+    source: String,
+}
+
+impl Page {
+    fn read(name: &str) -> Self {
+        let path = root().join("man").join(name);
+        let source = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self { name: name.to_owned(), source }
+    }
+
+    fn every() -> Vec<Self> {
+        let mut names: Vec<String> = fs::read_dir(root().join("man"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names.iter().map(|name| Self::read(name)).collect()
+    }
+
+    /// The lines of a section.
+    fn section<'a>(&'a self, title: &'a str) -> impl Iterator<Item = &'a str> {
+        self.source
+            .lines()
+            .skip_while(move |line| line.strip_prefix(".Sh ") != Some(title))
+            .skip(1)
+            .take_while(|line| !line.starts_with(".Sh "))
+    }
+
+    /// What follows `.It` in a section, a line each.
+    fn items<'a>(&'a self, title: &'a str) -> impl Iterator<Item = &'a str> {
+        let mut items = self.section(title).filter_map(|line| line.strip_prefix(".It ")).peekable();
+        assert!(items.peek().is_some(), "{}: no items under {title}", self.name);
+        items
+    }
+
+    /// The names that a macro marks up in the items of a section.
+    fn named(&self, title: &str, macro_name: &str) -> Names {
+        self.items(title).flat_map(|item| marked(item, macro_name)).collect()
+    }
+
+    /// Every flag with an item of its own, wherever in the page.
+    fn flags(&self) -> Names {
+        let items = self.source.lines().filter_map(|line| line.strip_prefix(".It "));
+        items.filter(|item| item.starts_with("Fl ")).flat_map(flags).collect()
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The words after each `macro_name` of a line that has one, up to punctuation or the next macro.
+fn marked(line: &str, macro_name: &str) -> Names {
+    let mut names = Names::new();
+    let mut inside = false;
+    for word in line.split_ascii_whitespace() {
+        let is_macro = word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase());
+        if is_macro || word.len() == 1 && word != "c" && word != "v" {
+            inside = word == macro_name;
+        } else if inside {
+            names.insert(word.to_owned());
+        }
+    }
+    names
+}
+
+/// `Fl -json` as `--json`.
+fn flags(line: &str) -> Names {
+    marked(line, "Fl").into_iter().map(|flag| format!("-{flag}")).collect()
+}
+
+/// Fails with what is on one side alone.
+#[track_caller]
+fn assert_same(what: &str, code: &Names, manual: &Names) {
+    let undocumented: Vec<_> = code.difference(manual).collect();
+    let unknown: Vec<_> = manual.difference(code).collect();
+    assert!(
+        undocumented.is_empty() && unknown.is_empty(),
+        "{what}: not in the manual: {undocumented:?}; in the manual alone: {unknown:?}"
+    );
+}
+
+fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Names {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
+/// The program's source without its unit tests and comments.
+fn source() -> String {
+    fn collect(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = fs::read_to_string(&path).unwrap();
+                let program = source.lines().take_while(|line| *line != "#[cfg(test)]");
+                for line in program.filter(|line| !line.trim_start().starts_with("//")) {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    text
+}
+
+/// The words of a text that start with `prefix`, made of what `belongs` allows.
+fn words(text: &str, prefix: &str, belongs: fn(char) -> bool) -> Names {
+    text.split(|character| !belongs(character))
+        .filter(|word| word.starts_with(prefix) && word.len() > prefix.len())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The flags of a command, global ones and those that clap adds left out.
+fn flags_of(command: &clap::Command) -> Names {
+    let own = command.get_arguments().filter(|argument| {
+        !argument.is_global_set() && !matches!(argument.get_id().as_str(), "help" | "version")
+    });
+    own.flat_map(spellings).collect()
+}
+
+fn spellings(argument: &clap::Arg) -> Vec<String> {
+    let long = argument.get_long().map(|name| format!("--{name}"));
+    let short = argument.get_short().map(|letter| format!("-{letter}"));
+    long.into_iter().chain(short).collect()
+}
+
+/// Every command by its words, `show rules` and the like, with its flags.
+fn commands() -> BTreeMap<String, Names> {
+    fn collect(command: &clap::Command, words: &str, all: &mut BTreeMap<String, Names>) {
+        for sub in command.get_subcommands() {
+            let words = format!("{words} {}", sub.get_name()).trim_start().to_owned();
+            if sub.has_subcommands() {
+                collect(sub, &words, all);
+            } else {
+                all.insert(words, flags_of(sub));
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    collect(&Cli::command(), "", &mut all);
+    all
+}
+
+#[test]
+fn every_command_and_flag_is_in_the_manual_and_no_other() {
+    let page = Page::read(DAEMON);
+    let mut documented = BTreeMap::new();
+    for item in page.items("DESCRIPTION").filter_map(|item| item.strip_prefix("Cm ")) {
+        let end = item.find(" Op ").or_else(|| item.find(" Ar ")).unwrap_or(item.len());
+        let name = item[..end].to_owned();
+        let own_page = format!("masterpolicyd-{name}.1");
+        let flags = if root().join("man").join(&own_page).exists() {
+            Page::read(&own_page).flags()
+        } else {
+            flags(item)
+        };
+        documented.insert(name, flags);
+    }
+    documented.remove("help").expect("help, which clap adds, is documented");
+    let known = commands();
+    assert_same("commands", &names(known.keys()), &names(documented.keys()));
+    for (name, flags) in known {
+        assert_same(&format!("flags of {name}"), &flags, &documented[&name]);
+    }
+}
+
+#[test]
+fn the_options_of_every_command_are_in_the_manual() {
+    let known: Names = Cli::command()
+        .get_arguments()
+        .flat_map(spellings)
+        .chain(["-h", "--help", "-V", "--version"].map(str::to_owned))
+        .collect();
+    assert_same("options", &known, &Page::read(DAEMON).flags());
+}
+
+#[test]
+fn every_exit_code_is_in_the_manual() {
+    let items = Page::read(DAEMON);
+    let documented = names(items.items("EXIT STATUS"));
+    assert_same("exit codes", &names(Exit::EVERY.map(Exit::code)), &documented);
+}
+
+#[test]
+fn every_verdict_code_is_in_the_manual() {
+    let page = Page::read(EXPLAIN);
+    let known = Reason::EVERY
+        .map(Reason::code)
+        .into_iter()
+        .chain(Lack::EVERY.map(Lack::code))
+        .collect::<BTreeSet<_>>();
+    let documented: Names = page
+        .source
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It "))
+        .flat_map(|item| marked(item, "Cm"))
+        .collect();
+    assert_same("verdict codes", &names(known), &documented);
+}
+
+#[test]
+fn every_signal_is_in_the_manual() {
+    let is_signal = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+    let known = words(&source(), "SIG", is_signal);
+    assert_same("signals", &known, &Page::read(DAEMON).named("SIGNALS", "Dv"));
+}
+
+#[test]
+fn every_file_is_in_the_manual() {
+    let text = source();
+    let mut known = Names::new();
+    for directory in ["/etc/", "/run/", "/usr/lib/"] {
+        let in_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        known.extend(words(&text, directory, in_path));
+    }
+    for page in [DAEMON, CONFIGURATION] {
+        assert_same("files", &known, &Page::read(page).named("FILES", "Pa"));
+    }
+}
+
+#[test]
+fn every_environment_variable_is_in_the_manual() {
+    let text = source();
+    let documented = Page::read(DAEMON).named("ENVIRONMENT", "Ev");
+    for variable in &documented {
+        let known = text.contains(&format!("\"{variable}\""));
+        assert!(
+            known || READ_BY_CRATES.contains(&variable.as_str()),
+            "{variable} is in the manual, and nothing reads it"
+        );
+    }
+    for call in ["var(\"", "var_os(\"", "remove_var(\""] {
+        for (place, _) in text.match_indices(call) {
+            let name = text[place + call.len()..].split('"').next().unwrap_or_default();
+            assert!(documented.contains(name), "{name} is read, and not in the manual");
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_manual() {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let known = words(&source(), "masterpolicyd_", is_name);
+    assert_same("metrics", &known, &Page::read(DAEMON).named("METRICS", "Va"));
+}
+
+#[test]
+fn pages_refer_to_pages_that_exist() {
+    for page in Page::every() {
+        let own = page.source.lines().filter_map(|line| line.strip_prefix(".Xr masterpolicyd"));
+        for reference in own {
+            let mut words = reference.split_ascii_whitespace();
+            let rest = if reference.starts_with(' ') { "" } else { words.next().unwrap_or("") };
+            let section = words.next().unwrap_or_default();
+            let file = format!("masterpolicyd{rest}.{section}");
+            assert!(root().join("man").join(&file).exists(), "{}: no page {file}", page.name);
+        }
+    }
+}
+
+#[test]
+fn the_shipped_configuration_shows_every_key_with_its_default() {
+    todo_keys();
+}
+
+fn todo_keys() {}
+
+/// A literal block of a page, and how its `test:` comment says that it is to be run.
+struct Example {
+    place: String,
+    test: String,
+    text: String,
+}
+
+/// The blocks of every page that hold something to type or to save.
+fn examples() -> Vec<Example> {
+    let mut all = Vec::new();
+    for page in Page::every() {
+        let mut section = "";
+        let mut test = None;
+        let mut lines = page.source.lines().enumerate();
+        while let Some((index, line)) = lines.next() {
+            if let Some(title) = line.strip_prefix(".Sh ") {
+                section = title;
+            } else if let Some(how) = line.strip_prefix(".\\\" test: ") {
+                test = Some(how.to_owned());
+            } else if line.starts_with(".Bd -literal") {
+                let body = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != ".Ed");
+                let text = body.map(|line| unescaped(line) + "\n").collect();
+                let place = format!("man/{}:{}", page.name, index + 1);
+                let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
+                match test.take() {
+                    Some(test) => all.push(Example { place, test, text }),
+                    None => assert!(!has_to_work, "{place}: no comment says how to test this"),
+                }
+            }
+        }
+    }
+    all
+}
+
+/// A line of a literal block as a terminal shows it.
+fn unescaped(line: &str) -> String {
+    line.replace("\\(dq", "\"").replace("\\&", "").replace("\\-", "-").replace("\\e", "\\")
+}
+
+/// Where the examples of a page happen: a configuration whose drop-ins are those of the page.
+fn host(drop_ins: &BTreeMap<String, String>) -> Directory {
+    let directory = Directory::new();
+    let policies = directory.path().join("policy.d");
+    fs::create_dir(&policies).unwrap();
+    support::set_mode(&policies, 0o755);
+    for (name, text) in drop_ins {
+        directory.write(&format!("policy.d/{name}"), text);
+    }
+    directory.write(MAIN_FILE, complete("", &directory));
+    directory
+}
+
+/// An example of the main file, with the keys that it needs to be loaded here: a user when this
+/// is root, and no directory of this machine.
+fn complete(text: &str, directory: &Directory) -> String {
+    let is_set = |key: &str| text.lines().any(|line| line.starts_with(key));
+    let mut keys = String::new();
+    if is_root() && !is_set("user =") {
+        keys.push_str(&format!("user = \"{}\"\n", support::SERVICE_USER));
+    }
+    if !is_set("policy-dirs =") {
+        keys.push_str(&format!("policy-dirs = [{:?}]\n", directory.path().join("policy.d")));
+    }
+    keys + text
+}
+
+/// Runs a script in which `masterpolicyd` is the program under test with the configuration in
+/// `directory`, and `nc` finds port 843 at `port`.
+fn run(directory: &Directory, script: &str, port: u16) -> Output {
+    let functions = "masterpolicyd() { \"$PROGRAM\" -c \"$CONFIGURATION\" \"$@\"; }
+        nc() { command nc \"$1\" \"$PORT\"; }\n";
+    Command::new("/bin/sh")
+        .args(["-e", "-c", &format!("{functions}{script}")])
+        .current_dir(directory.path())
+        .env("PROGRAM", PROGRAM)
+        .env("CONFIGURATION", directory.path().join(MAIN_FILE))
+        .env("PORT", port.to_string())
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// The commands of an example, which follow a prompt, and the output that it shows.
+fn transcript(text: &str) -> (String, String) {
+    let (commands, output): (Vec<_>, Vec<_>) =
+        text.lines().partition(|line| line.starts_with("$ ") || line.starts_with("# "));
+    let join = |lines: Vec<&str>, skip: usize| -> String {
+        lines.iter().map(|line| line[skip..].to_owned() + "\n").collect()
+    };
+    (join(commands, 2), join(output, 0))
+}
+
+#[track_caller]
+fn assert_code(example: &Example, output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{}:\n{}{}{}",
+        example.place,
+        example.text,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn every_example_works() {
+    let mut drop_ins = BTreeMap::new();
+    for example in examples() {
+        let (how, argument) = example.test.split_once(' ').unwrap_or((&example.test, ""));
+        match how {
+            "check" => {
+                let directory = host(&BTreeMap::new());
+                directory.write(MAIN_FILE, complete(&example.text, &directory));
+                assert_code(&example, &run(&directory, "masterpolicyd check", 0), 0);
+            }
+            "drop-in" => {
+                drop_ins = BTreeMap::from([(argument.to_owned(), example.text.clone())]);
+                let directory = host(&drop_ins);
+                assert_code(&example, &run(&directory, "masterpolicyd check", 0), 0);
+                let rules = run(&directory, "masterpolicyd show rules", 0);
+                let shown = String::from_utf8(rules.stdout).unwrap();
+                assert!(shown.contains(argument), "{}: no rule of it in {shown}", example.place);
+            }
+            "run" => {
+                let (commands, expected) = transcript(&example.text);
+                let output = run(&host(&drop_ins), &commands, 0);
+                let code = if argument.is_empty() { 0 } else { argument.parse().unwrap() };
+                assert_code(&example, &output, code);
+                if !expected.is_empty() {
+                    let printed = String::from_utf8_lossy(&output.stdout);
+                    assert_eq!(printed, expected, "{}", example.place);
+                }
+            }
+            "serve" => serve_and_run(&example),
+            "not" => assert!(argument.starts_with("run, "), "{}: says why", example.place),
+            other => panic!("{}: \"{other}\" is no way to test", example.place),
+        }
+    }
+}
+
+/// Runs what asks a daemon on this host.
+fn serve_and_run(example: &Example) {
+    if find_program("nc").is_none() {
+        return skip(&example.place, "nc is not installed");
+    }
+    let daemon = Setup::new().start();
+    let (commands, _) = transcript(&example.text);
+    let output = run(&host(&BTreeMap::new()), &commands, daemon.address().port());
+    assert_code(example, &output, 0);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.ends_with("</cross-domain-policy>\0"), "{}: {printed:?}", example.place);
+}

@@ -4,11 +4,13 @@
 //! targets and benchmarks reach it.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod document;
 pub mod exit;
+pub mod inventory;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

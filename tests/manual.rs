@@ -2,6 +2,7 @@
 //!
 //! What the manual documents is read from the mdoc source: the `.It` lines of a section. What the
 //! program knows is read from the program where it says so itself, and else from its source.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -12,6 +13,7 @@ use std::process::{Command, Output, Stdio};
 
 use clap::CommandFactory;
 use masterpolicyd::cli::Cli;
+use masterpolicyd::connection::Outcome;
 use masterpolicyd::exit::Exit;
 use masterpolicyd::policy::{Lack, Reason};
 
@@ -22,8 +24,8 @@ const DAEMON: &str = "masterpolicyd.8";
 const CONFIGURATION: &str = "masterpolicyd.toml.5";
 const EXPLAIN: &str = "masterpolicyd-explain.1";
 
-/// Environment variables that a crate reads, so that our own source need not name them.
-const READ_BY_CRATES: [&str; 1] = ["RUST_LOG"];
+/// Environment variables that only a crate reads.
+const READ_BY_CRATES: [&str; 2] = ["LISTEN_FDS", "LISTEN_PID"];
 
 type Names = BTreeSet<String>;
 
@@ -36,7 +38,8 @@ struct Page {
 impl Page {
     fn read(name: &str) -> Self {
         let path = root().join("man").join(name);
-        let source = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let source =
+            fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Self { name: name.to_owned(), source }
     }
 
@@ -60,9 +63,7 @@ impl Page {
 
     /// What follows `.It` in a section, a line each.
     fn items<'a>(&'a self, title: &'a str) -> impl Iterator<Item = &'a str> {
-        let mut items = self.section(title).filter_map(|line| line.strip_prefix(".It ")).peekable();
-        assert!(items.peek().is_some(), "{}: no items under {title}", self.name);
-        items
+        self.section(title).filter_map(|line| line.strip_prefix(".It "))
     }
 
     /// The names that a macro marks up in the items of a section.
@@ -86,8 +87,10 @@ fn marked(line: &str, macro_name: &str) -> Names {
     let mut names = Names::new();
     let mut inside = false;
     for word in line.split_ascii_whitespace() {
-        let is_macro = word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase());
-        if is_macro || word.len() == 1 && word != "c" && word != "v" {
+        let is_macro =
+            word.len() == 2 && word.starts_with(|first: char| first.is_ascii_uppercase());
+        let is_punctuation = word.chars().all(|character| character.is_ascii_punctuation());
+        if is_macro || is_punctuation {
             inside = word == macro_name;
         } else if inside {
             names.insert(word.to_owned());
@@ -236,8 +239,9 @@ fn every_verdict_code_is_in_the_manual() {
 
 #[test]
 fn every_signal_is_in_the_manual() {
-    let is_signal = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
-    let known = words(&source(), "SIG", is_signal);
+    let is_path = |c: char| c.is_ascii_alphanumeric() || c == ':';
+    let known = words(&source(), "Signal::SIG", is_path);
+    let known = known.iter().map(|path| path.replace("Signal::", "")).collect();
     assert_same("signals", &known, &Page::read(DAEMON).named("SIGNALS", "Dv"));
 }
 
@@ -271,6 +275,12 @@ fn every_environment_variable_is_in_the_manual() {
             assert!(documented.contains(name), "{name} is read, and not in the manual");
         }
     }
+}
+
+#[test]
+fn every_way_a_connection_ends_is_in_the_manual() {
+    let known = names(Outcome::EVERY.map(Outcome::as_str));
+    assert_same("outcomes", &known, &Page::read(DAEMON).named("COUNTERS", "Cm"));
 }
 
 #[test]
@@ -322,11 +332,11 @@ fn examples() -> Vec<Example> {
                 test = Some(how.to_owned());
             } else if line.starts_with(".Bd -literal") {
                 let body = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != ".Ed");
-                let text = body.map(|line| unescaped(line) + "\n").collect();
+                let lines = body.map(|line| unescaped(line) + "\n").collect();
                 let place = format!("man/{}:{}", page.name, index + 1);
                 let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
                 match test.take() {
-                    Some(test) => all.push(Example { place, test, text }),
+                    Some(test) => all.push(Example { place, test, text: lines }),
                     None => assert!(!has_to_work, "{place}: no comment says how to test this"),
                 }
             }
@@ -357,14 +367,17 @@ fn host(drop_ins: &BTreeMap<String, String>) -> Directory {
 /// is root, and no directory of this machine.
 fn complete(text: &str, directory: &Directory) -> String {
     let is_set = |key: &str| text.lines().any(|line| line.starts_with(key));
-    let mut keys = String::new();
-    if is_root() && !is_set("user =") {
-        keys.push_str(&format!("user = \"{}\"\n", support::SERVICE_USER));
-    }
-    if !is_set("policy-dirs =") {
-        keys.push_str(&format!("policy-dirs = [{:?}]\n", directory.path().join("policy.d")));
-    }
-    keys + text
+    let user = if is_root() && !is_set("user =") {
+        format!("user = \"{}\"\n", support::SERVICE_USER)
+    } else {
+        String::new()
+    };
+    let directories = if is_set("policy-dirs =") {
+        String::new()
+    } else {
+        format!("policy-dirs = [\"{}/policy.d\"]\n", directory.path().display())
+    };
+    user + &directories + text
 }
 
 /// Runs a script in which `masterpolicyd` is the program under test with the configuration in

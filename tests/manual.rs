@@ -15,6 +15,7 @@ use clap::CommandFactory;
 use masterpolicyd::cli::Cli;
 use masterpolicyd::connection::Outcome;
 use masterpolicyd::exit::Exit;
+use masterpolicyd::metrics::METRICS;
 use masterpolicyd::policy::{Lack, Reason};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
@@ -121,6 +122,10 @@ fn names<T: ToString>(items: impl IntoIterator<Item = T>) -> Names {
 
 /// The program's source without its unit tests and comments.
 fn source() -> String {
+    source_in("src")
+}
+
+fn source_in(directory: &str) -> String {
     fn collect(directory: &Path, text: &mut String) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -137,7 +142,7 @@ fn source() -> String {
         }
     }
     let mut text = String::new();
-    collect(&root().join("src"), &mut text);
+    collect(&root().join(directory), &mut text);
     text
 }
 
@@ -221,20 +226,16 @@ fn every_exit_code_is_in_the_manual() {
 }
 
 #[test]
-fn every_verdict_code_is_in_the_manual() {
+fn every_code_of_a_verdict_is_in_the_manual() {
     let page = Page::read(EXPLAIN);
-    let known = Reason::EVERY
-        .map(Reason::code)
-        .into_iter()
-        .chain(Lack::EVERY.map(Lack::code))
-        .collect::<BTreeSet<_>>();
-    let documented: Names = page
-        .source
-        .lines()
-        .filter_map(|line| line.strip_prefix(".It "))
-        .flat_map(|item| marked(item, "Cm"))
-        .collect();
-    assert_same("verdict codes", &names(known), &documented);
+    let documented = page.named("JSON", "Cm");
+    for known in Reason::EVERY.map(Reason::code).into_iter().chain(Lack::EVERY.map(Lack::code)) {
+        assert!(documented.contains(known), "{known} is not in the manual");
+    }
+    let text = source();
+    for code in &documented {
+        assert!(text.contains(&format!("\"{code}\"")), "{code} is in the manual alone");
+    }
 }
 
 #[test]
@@ -285,8 +286,7 @@ fn every_way_a_connection_ends_is_in_the_manual() {
 
 #[test]
 fn every_metric_is_in_the_manual() {
-    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
-    let known = words(&source(), "masterpolicyd_", is_name);
+    let known = names(METRICS.map(|(name, _, _)| name));
     assert_same("metrics", &known, &Page::read(DAEMON).named("METRICS", "Va"));
 }
 
@@ -304,15 +304,99 @@ fn pages_refer_to_pages_that_exist() {
     }
 }
 
-#[test]
-fn the_shipped_configuration_shows_every_key_with_its_default() {
-    todo_keys();
+/// The keys that the configuration's source asks its tables for, and the names of the tables.
+fn keys_in_source() -> Names {
+    let text = source_in("src/config");
+    let mut keys = Names::new();
+    for call in [".read(", ".get("] {
+        for (place, _) in text.match_indices(call) {
+            if let Some(literal) = text[place + call.len()..].trim_start().strip_prefix('"') {
+                keys.extend(literal.split('"').next().map(str::to_owned));
+            }
+        }
+    }
+    assert!(text.contains("KEY: &str = \"allow-access-from\""), "the name of the rules");
+    keys.insert("allow-access-from".to_owned());
+    keys
 }
 
-fn todo_keys() {}
+#[test]
+fn every_key_is_in_the_manual() {
+    let documented = Page::read(CONFIGURATION).named("KEYS", "Ic");
+    let parts = documented.iter().flat_map(|key| key.split('.')).map(str::to_owned).collect();
+    assert_same("keys", &keys_in_source(), &parts);
+}
+
+#[test]
+fn every_key_has_type_and_example() {
+    let page = Page::read(CONFIGURATION);
+    let mut lines = page.section("KEYS").peekable();
+    while let Some(line) = lines.next() {
+        let Some(key) = line.strip_prefix(".It Ic ") else { continue };
+        let mut entry = String::new();
+        while let Some(line) = lines.next_if(|line| !line.starts_with(".It ") && *line != ".El") {
+            entry.push_str(line);
+            entry.push('\n');
+        }
+        let types = ["A string", "A boolean", "An integer", "An array", "An address", "A duration"];
+        let is_typed = types.iter().chain(&["Ports", "A domain"]).any(|it| entry.starts_with(it));
+        assert!(is_typed, "{key} begins with its type");
+        let says_default = ["The default is", "Required.", "There is no default", "unless this"];
+        assert!(says_default.iter().any(|it| entry.contains(it)), "{key}: and by default?");
+        // The rules have one example for their three keys, below the last of them.
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let section = key.strip_prefix("allow-access-from.").map_or(entry.as_str(), |_| &page.source);
+        assert!(section.contains(&format!("\n{name} = ")), "{key} has an example");
+    }
+}
+
+/// The example with its comments as they are, or with the keys in them uncommented.
+fn shipped(directory: &Directory, with_defaults: bool) -> String {
+    let path = root().join("packaging/masterpolicyd.toml");
+    let mut text = String::new();
+    for line in fs::read_to_string(path).unwrap().lines() {
+        let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c| c == '[' || is_key(c)));
+        let line = if with_defaults { key.unwrap_or(line) } else { line };
+        // What is not on every machine that this runs on.
+        let is_local = ["user =", "group =", "policy-dirs ="].iter().any(|it| line.starts_with(it));
+        if !is_local {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    complete(&text, directory)
+}
+
+fn is_key(character: char) -> bool {
+    character.is_ascii_lowercase() || character == '-'
+}
+
+#[test]
+fn the_shipped_configuration_shows_every_key_and_its_default() {
+    let effective = |with_defaults| {
+        let directory = host(&BTreeMap::new());
+        let text = shipped(&directory, with_defaults);
+        directory.write(MAIN_FILE, &text);
+        let output = run(&directory, "masterpolicyd show config", 0);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = effective(true);
+    let (settings, metrics) = shown.split_once("\n[metrics]").unwrap_or((&shown, ""));
+    assert_eq!(effective(false), settings, "what is commented out is the default");
+    assert!(metrics.contains("127.0.0.1:9843"), "all but this, which is off: {shown}");
+
+    let text = fs::read_to_string(root().join("packaging/masterpolicyd.toml")).unwrap();
+    for key in Page::read(CONFIGURATION).named("KEYS", "Ic") {
+        let name = key.rsplit('.').next().unwrap_or(&key);
+        assert!(text.contains(&format!("{name} = ")), "{key} is not in the example");
+    }
+    assert!(!effective(false).contains("[[allow-access-from]]"), "it grants nothing");
+}
 
 /// A literal block of a page, and how its `test:` comment says that it is to be run.
 struct Example {
+    page: String,
     place: String,
     test: String,
     text: String,
@@ -336,7 +420,7 @@ fn examples() -> Vec<Example> {
                 let place = format!("man/{}:{}", page.name, index + 1);
                 let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
                 match test.take() {
-                    Some(test) => all.push(Example { place, test, text: lines }),
+                    Some(test) => all.push(Example { page: page.name.clone(), place, test, text: lines }),
                     None => assert!(!has_to_work, "{place}: no comment says how to test this"),
                 }
             }
@@ -423,7 +507,12 @@ fn assert_code(example: &Example, output: &Output, code: i32) {
 #[test]
 fn every_example_works() {
     let mut drop_ins = BTreeMap::new();
+    let mut page = String::new();
     for example in examples() {
+        if page != example.page {
+            drop_ins.clear();
+            page.clone_from(&example.page);
+        }
         let (how, argument) = example.test.split_once(' ').unwrap_or((&example.test, ""));
         match how {
             "check" => {

@@ -1,4 +1,4 @@
-//! One exchange of the socket policy protocol, as a state machine fed with bytes.
+//! One exchange, a request and its answer, as a state machine fed with bytes.
 //!
 //! It owns the order of things: when the request is complete, when it can no longer become one,
 //! when to shut down and when to drain so that no reset overtakes the answer. It knows no socket,
@@ -13,16 +13,70 @@ pub const REQUEST: &[u8; 22] = b"<policy-file-request/>";
 /// client to close. A client that sends more than this is closed on, and may see a reset.
 pub const DRAIN_LIMIT: usize = 1024 * 1024;
 
+/// What a server waits for before it answers.
+pub trait Request: Default {
+    /// Takes what the client sent, which is not empty, until the request is complete or cannot
+    /// become one.
+    fn take(&mut self, bytes: &[u8]) -> Taken;
+}
+
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// More of it has to come.
+    Unfinished,
+    /// It is complete, and this may follow it.
+    Complete(Rest),
+    /// It cannot become a request, whatever follows.
+    Malformed,
+}
+
+/// What may still come from the client once its request is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing: it ended by the book, so closing at once loses nothing.
+    Nothing,
+    /// The end of the request may be on its way, or more than a request has come. Closing with
+    /// such bytes unread would make the kernel send a reset after the answer.
+    Perhaps,
+}
+
+/// A socket policy request, of which so many bytes have come and were right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyRequest {
+    matched: u8,
+}
+
+impl Request for PolicyRequest {
+    fn take(&mut self, bytes: &[u8]) -> Taken {
+        let missing = &REQUEST[usize::from(self.matched)..];
+        let length = missing.len().min(bytes.len());
+        if bytes[..length] != missing[..length] {
+            Taken::Malformed
+        } else if length < missing.len() {
+            // Less than REQUEST is long, so it fits.
+            self.matched += u8::try_from(length).unwrap_or(0);
+            Taken::Unfinished
+        } else if bytes[length..] == [0] {
+            Taken::Complete(Rest::Nothing)
+        } else {
+            Taken::Complete(Rest::Perhaps)
+        }
+    }
+}
+
 /// One exchange, from the first byte to the close.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exchange<R> {
+    request: R,
     state: State,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
-    /// So many bytes of the request have come, and all were right.
-    Request { matched: u8 },
+    /// The request is awaited, or the rest of it.
+    #[default]
+    Request,
     /// The request is complete and so many bytes of the answer have left.
     Answer { sent: usize, rest: Rest },
     /// The answer has left; the client is to be told that no more will follow.
@@ -31,16 +85,6 @@ enum State {
     Drain { drained: usize },
     /// Nothing is left to do but to close.
     Closed(Outcome),
-}
-
-/// What may still come from the client once its request is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// It ended with its NUL, or with the end of the stream: closing at once loses nothing.
-    Nothing,
-    /// Its NUL may be on its way, or it sent more than a request. Closing with such bytes unread
-    /// would make the kernel send a reset after the answer.
-    Perhaps,
 }
 
 /// What the exchange needs next.
@@ -102,18 +146,17 @@ impl Outcome {
     }
 }
 
-impl Default for Exchange {
-    fn default() -> Self {
-        Self { state: State::Request { matched: 0 } }
+impl<R: Request> Exchange<R> {
+    /// The request as far as it has come; the whole of it once an answer is wanted.
+    pub fn request(&self) -> &R {
+        &self.request
     }
-}
 
-impl Exchange {
     /// What is needed next.
     #[must_use]
     pub fn want(&self) -> Want {
         match self.state {
-            State::Request { .. } | State::Drain { .. } => Want::Read,
+            State::Request | State::Drain { .. } => Want::Read,
             State::Answer { sent, .. } => Want::Send { from: sent },
             State::ShutDown => Want::ShutDown,
             State::Closed(outcome) => Want::Close(outcome),
@@ -123,17 +166,11 @@ impl Exchange {
     /// Takes what the client sent; `bytes` is not empty.
     pub fn received(&mut self, bytes: &[u8]) {
         match self.state {
-            State::Request { matched } => {
-                let missing = &REQUEST[usize::from(matched)..];
-                let length = missing.len().min(bytes.len());
-                self.state = if bytes[..length] != missing[..length] {
-                    State::Closed(Outcome::Malformed)
-                } else if length < missing.len() {
-                    // `length` is less than REQUEST.len() here, so nothing is cut off.
-                    State::Request { matched: matched + u8::try_from(length).unwrap_or(0) }
-                } else {
-                    let rest = if bytes[length..] == [0] { Rest::Nothing } else { Rest::Perhaps };
-                    State::Answer { sent: 0, rest }
+            State::Request => {
+                self.state = match self.request.take(bytes) {
+                    Taken::Unfinished => State::Request,
+                    Taken::Complete(rest) => State::Answer { sent: 0, rest },
+                    Taken::Malformed => State::Closed(Outcome::Malformed),
                 };
             }
             State::Drain { drained } => {
@@ -151,7 +188,7 @@ impl Exchange {
     /// Takes note that the client will send no more.
     pub fn ended(&mut self) {
         self.state = match self.state {
-            State::Request { .. } => State::Closed(Outcome::Aborted),
+            State::Request => State::Closed(Outcome::Aborted),
             State::Drain { .. } => State::Closed(Outcome::Served),
             state => state,
         };
@@ -185,7 +222,7 @@ impl Exchange {
     /// Ends the exchange early. What had been served stays served.
     pub fn close(&mut self, outcome: Outcome) {
         self.state = State::Closed(match self.state {
-            State::Request { .. } | State::Answer { .. } => outcome,
+            State::Request | State::Answer { .. } => outcome,
             State::ShutDown | State::Drain { .. } => Outcome::Served,
             State::Closed(earlier) => earlier,
         });
@@ -200,8 +237,8 @@ mod tests {
     const ANSWER: usize = 100;
 
     /// An exchange that was fed `chunks` one after another.
-    fn fed(chunks: &[&[u8]]) -> Exchange {
-        let mut exchange = Exchange::default();
+    fn fed(chunks: &[&[u8]]) -> Exchange<PolicyRequest> {
+        let mut exchange = Exchange::<PolicyRequest>::default();
         for chunk in chunks {
             assert_eq!(exchange.want(), Want::Read);
             exchange.received(chunk);
@@ -272,7 +309,7 @@ mod tests {
     #[test]
     fn an_end_before_the_request_is_whole_aborts() {
         for length in 0..REQUEST.len() {
-            let mut exchange = Exchange::default();
+            let mut exchange = Exchange::<PolicyRequest>::default();
             if length > 0 {
                 exchange.received(&REQUEST[..length]);
             }
@@ -301,7 +338,7 @@ mod tests {
         ) {
             let mut bytes = REQUEST.to_vec();
             bytes.extend_from_slice(&tail);
-            let mut exchange = Exchange::default();
+            let mut exchange = Exchange::<PolicyRequest>::default();
             let mut rest = &bytes[..];
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() || exchange.want() != Want::Read {

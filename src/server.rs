@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, error, info, warn};
 use mio::net::{TcpListener, TcpStream};
@@ -20,12 +20,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use socket2::SockRef;
 
 use crate::config::Limits;
-use crate::connection::{Exchange, Outcome, Want};
+use crate::connection::{Exchange, Outcome, PolicyRequest, Request, Want};
 use crate::document::Document;
 use crate::limits::{Connections, Eviction, Source};
 use crate::logging::{self, Incident, Throttle};
-use crate::metrics::Counters;
+use crate::metrics::{self, Counters, Gauges};
 use crate::notify::Notifier;
+use crate::scrape::{self, HttpRequest};
 
 /// The token of the signals; listeners count down from below it, connections up from 0.
 const SIGNALS: Token = Token(usize::MAX);
@@ -69,11 +70,22 @@ pub struct Service {
     pub limits: Limits,
     /// Whether each request served is logged.
     pub log_requests: bool,
+    /// When it was read, by the clock on the wall.
+    pub loaded: SystemTime,
 }
 
 /// Reads the configuration again. An error leaves the old service in place; it is logged line by
 /// line.
 pub type Reload = Box<dyn FnMut() -> Result<Service, Box<dyn std::error::Error>>>;
+
+/// What clients of a socket want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The policy.
+    Policy,
+    /// The metrics.
+    Metrics,
+}
 
 /// One socket to serve on.
 #[derive(Debug)]
@@ -82,6 +94,8 @@ pub struct Listening {
     pub socket: std::net::TcpListener,
     /// The address it is bound to.
     pub address: SocketAddr,
+    /// What it is for.
+    pub purpose: Purpose,
     /// Whether somebody else holds the socket too, so that clients queue up while nobody serves.
     pub is_kept: bool,
 }
@@ -142,6 +156,7 @@ struct Listener {
     socket: TcpListener,
     token: Token,
     address: SocketAddr,
+    purpose: Purpose,
     is_kept: bool,
     /// Connections may be waiting in its queue.
     is_ready: bool,
@@ -154,10 +169,42 @@ struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
     accepted: Instant,
-    exchange: Exchange,
-    /// The answer it began with, which a reload does not change.
-    document: Document,
+    talk: Talk,
     interest: Interest,
+}
+
+/// What is talked about on a connection.
+enum Talk {
+    Policy {
+        exchange: Exchange<PolicyRequest>,
+        /// The answer it began with, which a reload does not change.
+        document: Document,
+    },
+    Metrics {
+        exchange: Exchange<HttpRequest>,
+        /// The answer, once the request is known.
+        response: Option<Vec<u8>>,
+    },
+}
+
+impl Talk {
+    /// Ends the exchange early, as [`Exchange::close`] does, and tells what became of it.
+    fn close(&mut self, outcome: Outcome) -> Outcome {
+        let want = match self {
+            Self::Policy { exchange, .. } => {
+                exchange.close(outcome);
+                exchange.want()
+            }
+            Self::Metrics { exchange, .. } => {
+                exchange.close(outcome);
+                exchange.want()
+            }
+        };
+        match want {
+            Want::Close(earlier) => earlier,
+            _ => outcome,
+        }
+    }
 }
 
 /// What the log has been told, so that it is not told too much.
@@ -173,37 +220,45 @@ struct Chatter {
 enum Progress {
     /// It goes on when the socket is ready for this.
     Blocked(Interest),
+    /// The request is complete and there is no answer to it yet.
+    Asked,
     /// It is over. The first bytes of the read buffer, so many, are what came last.
     Done { outcome: Outcome, last_read: usize },
 }
 
-/// Does whatever an exchange wants until it is over or has to wait for the client.
-fn advance(
+/// Does whatever an exchange wants until it is over or has to wait.
+fn advance<R: Request>(
     mut stream: &TcpStream,
-    exchange: &mut Exchange,
-    answer: &[u8],
+    exchange: &mut Exchange<R>,
+    answer: Option<&[u8]>,
     buffer: &mut [u8],
 ) -> Progress {
     let mut last_read = 0;
     loop {
-        let interest = match exchange.want() {
-            Want::Read => Interest::READABLE,
-            Want::Send { .. } | Want::ShutDown | Want::Close(_) => Interest::WRITABLE,
-        };
-        let step = match exchange.want() {
-            Want::Read => stream.read(buffer).map(|count| {
-                last_read = count;
-                match count {
-                    0 => exchange.ended(),
-                    count => exchange.received(&buffer[..count]),
-                }
-            }),
-            // MSG_MORE holds the segment back until the shutdown or the close that follows at
-            // once, so that answer and FIN leave in one.
-            Want::Send { from } => SockRef::from(stream)
-                .send_with_flags(&answer[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
-                .map(|count| exchange.sent(count, answer.len())),
-            Want::ShutDown => stream.shutdown(Shutdown::Write).map(|()| exchange.shut_down()),
+        let (step, interest) = match exchange.want() {
+            Want::Read => {
+                let read = stream.read(buffer).map(|count| {
+                    last_read = count;
+                    match count {
+                        0 => exchange.ended(),
+                        count => exchange.received(&buffer[..count]),
+                    }
+                });
+                (read, Interest::READABLE)
+            }
+            Want::Send { from } => {
+                let Some(answer) = answer else { return Progress::Asked };
+                // MSG_MORE holds the last segment back until the shutdown or the close that
+                // follows at once, so that the end of the answer and the FIN leave in one.
+                let sent = SockRef::from(stream)
+                    .send_with_flags(&answer[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
+                    .map(|count| exchange.sent(count, answer.len()));
+                (sent, Interest::WRITABLE)
+            }
+            Want::ShutDown => {
+                let shut_down = stream.shutdown(Shutdown::Write).map(|()| exchange.shut_down());
+                (shut_down, Interest::WRITABLE)
+            }
             Want::Close(outcome) => return Progress::Done { outcome, last_read },
         };
         match step {
@@ -239,7 +294,9 @@ impl Server {
             .register(&mut SourceFd(&signal_source), SIGNALS, Interest::READABLE)
             .map_err(failed("watch signals"))?;
         let mut listeners = Vec::with_capacity(listening.len());
-        for (index, Listening { socket, address, is_kept }) in listening.into_iter().enumerate() {
+        for (index, Listening { socket, address, purpose, is_kept }) in
+            listening.into_iter().enumerate()
+        {
             let mut socket = TcpListener::from_std(socket);
             let token = Token(SIGNALS.0 - 1 - index);
             poll.registry()
@@ -249,6 +306,7 @@ impl Server {
                 socket,
                 token,
                 address,
+                purpose,
                 is_kept,
                 // An inherited socket may have a queue already.
                 is_ready: true,
@@ -351,9 +409,8 @@ impl Server {
 
     /// Does everything whose time has come.
     fn keep_time(&mut self, now: Instant) {
-        while let Some(mut connection) = self.connections.remove_expired(now) {
-            connection.exchange.close(Outcome::Timeout);
-            self.close(&connection, now);
+        while let Some(connection) = self.connections.remove_expired(now) {
+            self.end(connection, Outcome::Timeout, now);
         }
         if let Some(due) = self.watchdog_due.filter(|due| *due <= now) {
             self.notifier.watchdog();
@@ -376,13 +433,14 @@ impl Server {
             None if !listener.is_ready => return,
             None => {}
         }
+        let purpose = listener.purpose;
         let mut accepted = now;
         for _ in 0..ACCEPT_BATCH {
             let listener = &mut self.listeners[index];
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
                     listener.failures = 0;
-                    accepted = self.welcome(stream, peer, accepted);
+                    accepted = self.welcome(stream, peer, purpose, accepted);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     listener.is_ready = false;
@@ -400,24 +458,38 @@ impl Server {
 
     /// Answers a new connection at once where its request is there already, else keeps it.
     /// Returns the time when that was done, which is when the next one is accepted.
-    fn welcome(&mut self, stream: TcpStream, peer: SocketAddr, accepted: Instant) -> Instant {
-        let mut exchange = Exchange::default();
-        let answer = self.service.document.bytes();
-        match advance(&stream, &mut exchange, answer, &mut self.buffer) {
-            Progress::Done { outcome, last_read } => {
-                drop(stream);
-                let now = Instant::now();
-                self.record(peer, outcome, accepted, now, last_read);
-                now
+    fn welcome(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        purpose: Purpose,
+        accepted: Instant,
+    ) -> Instant {
+        let (talk, interest) = match purpose {
+            Purpose::Policy => {
+                let mut exchange = Exchange::default();
+                let document = &self.service.document;
+                match advance(&stream, &mut exchange, Some(document.bytes()), &mut self.buffer) {
+                    Progress::Done { outcome, last_read } => {
+                        drop(stream);
+                        let now = Instant::now();
+                        self.record(peer, outcome, accepted, now, last_read);
+                        return now;
+                    }
+                    Progress::Blocked(interest) => {
+                        (Talk::Policy { exchange, document: document.clone() }, interest)
+                    }
+                    // There is an answer, so nobody asks for one.
+                    Progress::Asked => return accepted,
+                }
             }
-            Progress::Blocked(interest) => {
-                let document = self.service.document.clone();
-                let connection =
-                    Connection { stream, peer, accepted, exchange, document, interest };
-                self.keep(connection, accepted);
-                Instant::now()
+            Purpose::Metrics => {
+                let exchange = Exchange::default();
+                (Talk::Metrics { exchange, response: None }, Interest::READABLE)
             }
-        }
+        };
+        self.keep(Connection { stream, peer, accepted, talk, interest }, accepted);
+        Instant::now()
     }
 
     /// Puts a connection among the unfinished ones, where others may have to make room for it.
@@ -433,57 +505,87 @@ impl Server {
         let interest = connection.interest;
         let key = self.connections.insert(source, deadline, connection);
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let registered =
-            self.poll.registry().register(&mut connection.stream, Token(key), interest);
-        if let Err(error) = registered {
+        let registry = self.poll.registry();
+        if let Err(error) = registry.register(&mut connection.stream, Token(key), interest) {
             debug!("cannot watch a connection from {}: {error}", connection.peer);
-            if let Some(mut connection) = self.connections.remove(key) {
-                connection.exchange.failed();
-                self.close(&connection, now);
-            }
+            self.abort(key, now);
         }
     }
 
     /// Goes on with a connection whose socket has become ready.
     fn resume(&mut self, key: usize, now: Instant) {
+        let open = self.connections.len();
         // Closed in this very round, perhaps to make room: its event comes too late.
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Connection { stream, exchange, document, .. } = connection;
-        match advance(stream, exchange, document.bytes(), &mut self.buffer) {
+        let Connection { stream, talk, .. } = connection;
+        let progress = match talk {
+            Talk::Policy { exchange, document } => {
+                advance(stream, exchange, Some(document.bytes()), &mut self.buffer)
+            }
+            Talk::Metrics { exchange, response } => loop {
+                match advance(stream, exchange, response.as_deref(), &mut self.buffer) {
+                    Progress::Asked => {
+                        let wish = exchange.request().wish();
+                        let service = &self.service;
+                        let gauges = Gauges {
+                            connections: open,
+                            policy_rules: service.rules,
+                            policy_bytes: service.document.bytes().len(),
+                            config_loaded: service.loaded,
+                            log_lines_dropped: logging::lines_dropped(),
+                        };
+                        let render = || metrics::text(&self.counters, &gauges);
+                        *response = Some(scrape::response(wish, render));
+                    }
+                    progress => break progress,
+                }
+            },
+        };
+        match progress {
             Progress::Blocked(interest) if interest == connection.interest => {}
             Progress::Blocked(interest) => {
                 connection.interest = interest;
                 let registry = self.poll.registry();
                 if registry.reregister(&mut connection.stream, Token(key), interest).is_err() {
-                    connection.exchange.failed();
-                    self.remove(key, now, 0);
+                    self.abort(key, now);
                 }
             }
-            Progress::Done { last_read, .. } => self.remove(key, now, last_read),
-        }
-    }
-
-    fn remove(&mut self, key: usize, now: Instant, last_read: usize) {
-        if let Some(Connection { stream, peer, accepted, exchange, .. }) =
-            self.connections.remove(key)
-        {
-            drop(stream);
-            if let Want::Close(outcome) = exchange.want() {
-                self.record(peer, outcome, accepted, now, last_read);
+            Progress::Done { outcome, last_read } => {
+                if let Some(connection) = self.connections.remove(key) {
+                    self.close(connection, outcome, now, last_read);
+                }
             }
+            Progress::Asked => {}
         }
     }
 
-    fn close(&mut self, connection: &Connection, now: Instant) {
-        if let Want::Close(outcome) = connection.exchange.want() {
-            self.record(connection.peer, outcome, connection.accepted, now, 0);
+    /// Gives up a connection that the poll refuses to watch.
+    fn abort(&mut self, key: usize, now: Instant) {
+        if let Some(connection) = self.connections.remove(key) {
+            self.end(connection, Outcome::Aborted, now);
         }
     }
 
-    fn evict(&mut self, mut connection: Connection, eviction: Eviction, now: Instant) {
-        match eviction {
+    /// Closes a connection that has not come to its end by itself.
+    fn end(&mut self, mut connection: Connection, outcome: Outcome, now: Instant) {
+        let outcome = connection.talk.close(outcome);
+        self.close(connection, outcome, now, 0);
+    }
+
+    /// Closes a connection that has been taken out, and counts what became of it. Scrapes are not
+    /// counted among the requests that they report.
+    fn close(&mut self, connection: Connection, outcome: Outcome, now: Instant, last_read: usize) {
+        let Connection { stream, peer, accepted, talk, .. } = connection;
+        drop(stream);
+        if matches!(talk, Talk::Policy { .. }) {
+            self.record(peer, outcome, accepted, now, last_read);
+        }
+    }
+
+    /// Closes a connection to make room for another.
+    fn evict(&mut self, connection: Connection, eviction: Eviction, now: Instant) {
+        let outcome = match eviction {
             Eviction::Total => {
-                connection.exchange.close(Outcome::Evicted);
                 if self.chatter.evictions.begins(now) {
                     warn!(
                         "{} unfinished connections (limits.connections, or the descriptor limit): \
@@ -491,19 +593,20 @@ impl Server {
                         self.connections.len() + 1
                     );
                 }
+                Outcome::Evicted
             }
             Eviction::Source => {
-                connection.exchange.close(Outcome::SourceLimit);
                 if self.chatter.source_limits.begins(now) {
                     warn!(
                         "{} has limits.connections-per-source unfinished connections: its oldest \
                          make room for new ones",
-                        connection.peer.ip()
+                        connection.peer.ip().to_canonical()
                     );
                 }
+                Outcome::SourceLimit
             }
-        }
-        self.close(&connection, now);
+        };
+        self.end(connection, outcome, now);
     }
 
     /// Takes note that `accept4` failed; whether the listener pauses.
@@ -669,9 +772,8 @@ impl Server {
     fn finish(&mut self) {
         let now = Instant::now();
         self.empty_queues(now);
-        while let Some(mut connection) = self.connections.remove_oldest() {
-            connection.exchange.close(Outcome::Timeout);
-            self.close(&connection, now);
+        while let Some(connection) = self.connections.remove_oldest() {
+            self.end(connection, Outcome::Timeout, now);
         }
         info!("stopped: {}", self.counters);
     }

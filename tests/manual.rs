@@ -345,7 +345,8 @@ fn every_key_has_type_and_example() {
         assert!(says_default.iter().any(|it| entry.contains(it)), "{key}: and by default?");
         // The rules have one example for their three keys, below the last of them.
         let name = key.rsplit('.').next().unwrap_or(key);
-        let section = key.strip_prefix("allow-access-from.").map_or(entry.as_str(), |_| &page.source);
+        let section =
+            key.strip_prefix("allow-access-from.").map_or(entry.as_str(), |_| &page.source);
         assert!(section.contains(&format!("\n{name} = ")), "{key} has an example");
     }
 }
@@ -420,7 +421,9 @@ fn examples() -> Vec<Example> {
                 let place = format!("man/{}:{}", page.name, index + 1);
                 let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
                 match test.take() {
-                    Some(test) => all.push(Example { page: page.name.clone(), place, test, text: lines }),
+                    Some(test) => {
+                        all.push(Example { page: page.name.clone(), place, test, text: lines })
+                    }
                     None => assert!(!has_to_work, "{place}: no comment says how to test this"),
                 }
             }

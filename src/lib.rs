@@ -20,10 +20,10 @@ pub mod notify;
 pub mod policy;
 pub mod position;
 pub mod privileges;
+pub mod sandbox;
 pub mod scrape;
 pub mod server;
 mod spelling;
-pub mod sandbox;
 
 use cli::{Cli, Command};
 use exit::Exit;
@@ -34,6 +34,7 @@ pub fn run(cli: &Cli) -> Exit {
     match cli.command {
         Command::Check { json } => commands::check::run(&cli.config, json),
         Command::Show(show) => commands::show::run(&cli.config, show),
-        Command::Serve | Command::Completions { .. } => Exit::Unknown,
+        Command::Serve => commands::serve::run(cli),
+        Command::Completions { shell } => commands::completions::run(shell),
     }
 }

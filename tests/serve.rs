@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{ResetCounter, in_a_roomy_network, listen};
+use support::process::cpu_share;
 use support::{SOON, Setup};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
@@ -224,12 +225,21 @@ fn sigusr1_logs_the_counters() {
 }
 
 #[test]
-fn the_service_manager_is_told_the_counters() {
+fn the_service_manager_is_told_the_counters_while_it_runs() {
     let mut daemon = Setup::new().start();
     daemon.ask();
-    daemon.signal(Signal::SIGUSR1);
-    daemon.wait_for_state("STATUS=");
+    daemon.wait_for_status("1 served");
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_state("STOPPING=1");
     assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_server_with_nothing_to_do_sleeps() {
+    let daemon = Setup::new().start();
+    for _ in 0..100 {
+        daemon.ask();
+    }
+    let share = cpu_share(daemon.pid);
+    assert!(share < 0.02, "{:.1} % of a processor after the last client", share * 100.0);
 }

@@ -217,8 +217,13 @@ impl Setup {
     /// Starts the daemon and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Daemon {
+        let is_read = self.stderr == Stderr::Read;
         let mut daemon = self.spawn();
-        daemon.wait_for_ready();
+        daemon.wait_for_state("READY=1");
+        if is_read {
+            // The last line of the start, so that what a test reads behind it is its own doing.
+            daemon.log.wait_for(": serving ");
+        }
         daemon
     }
 
@@ -414,11 +419,6 @@ impl Daemon {
 
     pub(crate) fn status(&self) -> Status {
         Status::of(self.pid)
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_ready(&mut self) {
-        self.wait_for_state("READY=1");
     }
 
     /// Waits for an assignment, or the beginning of one, that the daemon sends to its service

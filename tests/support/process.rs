@@ -44,7 +44,7 @@ pub(crate) fn cpu_share(pid: Pid) -> f64 {
     const WINDOW: Duration = Duration::from_secs(2);
     let (began, before) = (Instant::now(), cpu_time(pid));
     thread::sleep(WINDOW);
-    (cpu_time(pid) - before).as_secs_f64() / began.elapsed().as_secs_f64()
+    cpu_time(pid).saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 /// The processor time that a process has used so far, in user and kernel mode.

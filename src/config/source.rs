@@ -174,10 +174,7 @@ impl Guard {
     pub(super) fn judge_directory(&mut self, directory: &Path) -> Option<Problem> {
         let real = fs::canonicalize(directory).ok()?;
         let metadata = fs::metadata(&real).ok()?;
-        if !self.judged.insert(real.clone()) {
-            return None;
-        }
-        self.judge(&real, &metadata)
+        self.judged.insert(real).then(|| self.judge(directory, &metadata)).flatten()
     }
 
     fn judge(&self, path: &Path, metadata: &Metadata) -> Option<Problem> {

@@ -4,13 +4,25 @@
 //! targets and benchmarks reach it.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod connection;
 pub mod document;
 pub mod exit;
+pub mod inventory;
+pub mod limits;
+pub mod listen;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
 pub mod policy;
 pub mod position;
+pub mod privileges;
+pub mod sandbox;
+pub mod scrape;
+pub mod server;
 mod spelling;
 
 use cli::{Cli, Command};
@@ -22,6 +34,7 @@ pub fn run(cli: &Cli) -> Exit {
     match cli.command {
         Command::Check { json } => commands::check::run(&cli.config, json),
         Command::Show(show) => commands::show::run(&cli.config, show),
-        Command::Serve | Command::Completions { .. } => Exit::Unknown,
+        Command::Serve => commands::serve::run(cli),
+        Command::Completions { shell } => commands::completions::run(shell),
     }
 }

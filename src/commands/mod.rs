@@ -2,6 +2,8 @@
 //! output, diagnostics to standard error; a reader that has gone away is no failure.
 
 pub mod check;
+pub mod completions;
+pub mod serve;
 pub mod show;
 
 use std::io::{self, Write};

@@ -57,7 +57,9 @@ fn json_tells_the_same_problems() {
             format!("{path}:{line}:{column}: {severity}{message}")
         });
         let plain = text(&plain.stdout);
-        let mut told = plain.lines().filter(|line| !line.starts_with(' '));
+        let mut told = plain
+            .lines()
+            .filter(|line| !line.starts_with(' ') && !line.contains(": not read, masked by"));
         let summary = told.next_back();
         assert!(summary.is_some(), "{}", folder.display());
         assert!(lines.by_ref().eq(told), "{}: {report}", folder.display());

@@ -130,7 +130,8 @@ impl<'a> Loader<'a> {
     }
 
     fn open_main_file(&mut self) -> Result<Source, Problem> {
-        let Some(source) = source::read(self.path)? else {
+        let Some(source) = source::read(self.path)?.filter(|source| !source.bytes.is_empty())
+        else {
             // It was lost, not left empty: nobody writes a configuration that says nothing.
             return Err(Problem::about(
                 self.path,
@@ -216,6 +217,10 @@ impl<'a> Loader<'a> {
     }
 
     fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
+        // An empty file masks another one of its name, and is neither TOML nor XML.
+        if source.bytes.is_empty() {
+            return Vec::new();
+        }
         let (rules, problems) = match (Format::of(&source.path), source.utf8()) {
             (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
             (_, Ok(text)) => rules::read_toml(&source.path, text),

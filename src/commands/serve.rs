@@ -62,7 +62,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let capacity = capacity(settings.limits.connections)?;
 
     for kept in privileges::drop_for_good(&identity)? {
-        warn!("{kept}");
+        log::log!(kept.level(), "{kept}");
     }
     warn_unreadable(&configuration, &identity);
 
@@ -222,6 +222,8 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
     };
     let mut directories = BTreeSet::from([parent(main)]);
     directories.extend(configuration.settings.policy_dirs.iter().cloned());
+    // What a link to it masks is a drop-in.
+    directories.insert(PathBuf::from("/dev/null"));
     // A drop-in may be a link to a file elsewhere.
     directories.extend(
         configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),

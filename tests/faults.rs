@@ -66,7 +66,8 @@ fn failing(test: &str, injections: &[&str]) -> Option<Daemon> {
 fn accept_fails_now_and_then(test: &str, errno: &str) {
     let Some(daemon) = failing(test, &[&format!("accept4:error={errno}:when=1+2")]) else { return };
     let mark = daemon.log.mark();
-    exchanges(&daemon, 300).assert_all_answered();
+    // Few, since the listener pauses for a tenth of a second each time.
+    exchanges(&daemon, 60).assert_all_answered();
     let lines = daemon.log.lines_after(mark);
     assert!(lines.len() <= 2, "said once, perhaps with a count: {lines:#?}");
 }
@@ -81,10 +82,10 @@ fn accept_fails_for_good(test: &str, errno: &str) {
     let share = cpu_share(daemon.pid);
     assert!(share < 0.05, "{:.1} % of a processor while idle and failing", share * 100.0);
     assert_eq!(daemon.log.lines_after(mark), Vec::<String>::new(), "said once: {complaint}");
-    figure(&format!("cpu-while-accept-fails-{errno}"), format_args!("{:.1}", share * 100.0), "%");
+    figure(test, "cpu", format_args!("{:.1}", share * 100.0), "%");
 }
 
-/// `accept4` fails a hundred times in a row and then works again.
+/// `accept4` fails twenty times in a row and then works again.
 fn accept_recovers(test: &str, errno: &str) {
     let Some(daemon) = failing(test, &[&format!("accept4:error={errno}:when=1..20")]) else {
         return;
@@ -301,11 +302,13 @@ fn with_64_descriptors_and_1000_idle_clients_new_ones_are_served() {
                 stream
             })
             .collect();
-        exchanges(&daemon, 1000).assert_all_answered();
+        let report = exchanges(&daemon, 1000);
+        report.assert_all_answered();
+        figure(test, "answered", report.answered, "requests");
         assert!(daemon.log.most_in_a_second(0) <= 10, "{}", daemon.log.everything());
         let share = cpu_share(daemon.pid);
         assert!(share < 0.05, "{:.1} % of a processor with nobody but idlers", share * 100.0);
-        figure("cpu-with-64-descriptors-and-1000-idle", format_args!("{:.1}", share * 100.0), "%");
+        figure(test, "cpu", format_args!("{:.1}", share * 100.0), "%");
         drop(idle);
     });
 }

@@ -163,9 +163,9 @@ fn a_thousand_reloads_half_of_them_broken_lose_none_of_100_000_requests() {
             assert!(first > 0 && second > 0, "both policies were served: {first}, {second}");
             // A leak of one configuration or one document per reload would be a megabyte and more.
             assert!(grown <= 512, "resident memory grew by {grown} KiB over 900 reloads");
-            figure("reloads-under-load", RELOADS, "reloads");
-            figure("reloads-under-load-answered", report.answered, "requests");
-            figure("reloads-under-load-memory-growth", grown, "KiB");
+            figure(test, "reloads", RELOADS, "reloads");
+            figure(test, "answered", report.answered, "requests");
+            figure(test, "memory-growth", grown, "KiB");
         });
         let mark = daemon.log.mark();
         daemon.signal(Signal::SIGUSR1);

@@ -13,7 +13,7 @@ use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{ResetCounter, in_a_roomy_network, listen};
 use support::process::cpu_share;
-use support::{SOON, Setup};
+use support::{SOON, Setup, figure};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
 /// have sent a single reset.
@@ -30,8 +30,14 @@ fn load_in_shape(test: &str, shape: Shape, requests: usize) {
             documents: &[&document(RULES)],
         });
         report.assert_all_answered();
-        if let Some(resets) = resets {
-            assert_eq!(resets.count(), 0, "resets sent in {requests} exchanges");
+        if let Some(resets) = resets.map(|resets| resets.count()) {
+            assert_eq!(resets, 0, "resets sent in {requests} exchanges");
+            figure(test, "resets", resets, "resets");
+        }
+        figure(test, "answered", report.answered, "requests");
+        for (name, per_mille) in [("p50", 500), ("p99", 990), ("p999", 999)] {
+            let milliseconds = report.latency.quantile(per_mille).as_secs_f64() * 1e3;
+            figure(test, name, format_args!("{milliseconds:.3}"), "ms");
         }
     });
 }

@@ -473,9 +473,12 @@ impl Daemon {
         self.directory.write(MAIN_FILE, self.base.replace(from, to));
     }
 
-    /// Reads, from here on, the stderr that was left full.
+    /// Empties the stderr that was left full, and reads what comes from here on.
     pub(crate) fn read_stderr(&mut self) {
         let pipe = self.unread.take().expect("a stderr that nobody reads yet");
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe that does not block");
+        while nix::unistd::read(&pipe, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).expect("a pipe that blocks");
         self.log = Log::follow(pipe);
     }
 

@@ -30,8 +30,8 @@ pub(crate) fn skip(test: &str, reason: impl Display) {
 }
 
 /// A figure that docs/reliability.md quotes; scripts/reliability collects these lines.
-pub(crate) fn figure(name: &str, value: impl Display, unit: &str) {
-    let _ = writeln!(io::stderr(), "figure: {name} {value} {unit}");
+pub(crate) fn figure(test: &str, name: &str, value: impl Display, unit: &str) {
+    let _ = writeln!(io::stderr(), "figure: {test}.{name} {value} {unit}");
 }
 
 pub(crate) fn is_root() -> bool {

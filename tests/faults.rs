@@ -49,12 +49,12 @@ fn strace(test: &str, injections: &[&str]) -> Option<Vec<OsString>> {
         return None;
     }
     // With -D the tracer is the grandchild, and the daemon keeps the process id it was given.
-    let mut words: Vec<OsString> = vec![program.into()];
-    words.extend(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"].map(OsString::from));
+    let mut command: Vec<OsString> = vec![program.into()];
+    command.extend(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"].map(OsString::from));
     for injection in injections {
-        words.extend(["-e".into(), format!("inject={injection}").into()]);
+        command.extend(["-e".into(), format!("inject={injection}").into()]);
     }
-    Some(words)
+    Some(command)
 }
 
 /// A daemon for which calls fail as `injections` say.
@@ -207,18 +207,18 @@ fn answers_sent_byte_by_byte_arrive_whole() {
 }
 
 /// A libc whose `send` takes one byte.
-const ONE_BYTE_SENDS: &str = r#"
+const ONE_BYTE_SENDS: &str = r"
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 ssize_t send(int fd, const void *bytes, size_t length, int flags) {
     return syscall(SYS_sendto, fd, bytes, length ? 1 : 0, flags, 0, 0);
 }
-"#;
+";
 
 /// A libc whose wall clock jumps a year forth, and back, each second. The monotonic clock is
 /// left alone, as the kernel guarantees.
-const JUMPING_CLOCK: &str = r#"
+const JUMPING_CLOCK: &str = r"
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -229,7 +229,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     if (result == 0 && clock == CLOCK_REALTIME && monotonic.tv_sec % 2) now->tv_sec += 31536000;
     return (int) result;
 }
-"#;
+";
 
 /// Compiles a library to preload.
 fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
@@ -240,14 +240,14 @@ fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
     let directory = Directory::new();
     let file = directory.write("preloaded.c", source);
     let library = directory.path().join("preloaded.so");
-    let compiled = Command::new(compiler)
+    let output = Command::new(compiler)
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .arg(&library)
         .arg(file)
         .output()
         .expect("starting cc");
-    if !compiled.status.success() {
-        skip(test, String::from_utf8_lossy(&compiled.stderr).replace('\n', " "));
+    if !output.status.success() {
+        skip(test, String::from_utf8_lossy(&output.stderr).replace('\n', " "));
         return None;
     }
     Some((directory, library))
@@ -363,4 +363,20 @@ fn a_service_manager_that_has_gone_does_not_matter() {
         assert_eq!(ask(daemon.address()), document(RULES));
     }
     assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+#[test]
+fn the_watchdog_is_fed_by_the_loop_itself() {
+    let mut daemon = Setup::new().environment("WATCHDOG_USEC", "400000").start();
+    for _ in 0..3 {
+        daemon.wait_for_state("WATCHDOG=1");
+    }
+    daemon.signal(Signal::SIGSTOP);
+    daemon.forget_states();
+    // Twice the time after which systemd would restart it.
+    thread::sleep(Duration::from_millis(800));
+    assert_eq!(daemon.states(), Vec::<String>::new(), "a loop that hangs feeds no watchdog");
+    daemon.signal(Signal::SIGCONT);
+    daemon.wait_for_state("WATCHDOG=1");
+    assert_eq!(daemon.ask(), document(RULES));
 }

@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, Rule, dial, document, finish};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::{in_a_roomy_network, in_own_network, listen};
-use support::{Daemon, SOON, Setup, figure};
+use support::{Daemon, SOON, Setup, figure, scaled};
 
 /// Nobody else on the machine, as far as this file can see to it.
 fn alone() -> MutexGuard<'static, ()> {
@@ -38,8 +38,9 @@ fn connections_allowed(test: &str, wanted: usize) -> usize {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the whole of one's own limit");
     let room = usize::try_from(hard.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
     if room < wanted {
-        eprintln!(
-            "scaled {test}: {room} connections for {wanted}, by a limit of {hard} descriptors"
+        scaled(
+            test,
+            format_args!("{room} of {wanted} connections, by a limit of {hard} descriptors"),
         );
     }
     room.min(wanted)
@@ -397,7 +398,7 @@ fn megabytes_after_the_request_are_not_buffered() {
         // A well-meaning client that merely says too much has its answer.
         let mut stream = dial(daemon.address());
         stream.write_all(REQUEST).expect("a request");
-        stream.write_all(&[b'x'; 256 * 1024]).expect("a quarter of a megabyte more");
+        stream.write_all(&vec![b'x'; 256 * 1024]).expect("a quarter of a megabyte more");
         assert_eq!(finish(&mut stream), document(RULES));
         let grown = daemon.status().resident_kib().saturating_sub(before);
         assert!(grown <= 256, "resident memory grew by {grown} KiB");

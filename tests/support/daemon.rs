@@ -443,6 +443,17 @@ impl Daemon {
         }
     }
 
+    /// Drops what the daemon has told its service manager so far.
+    pub(crate) fn forget_states(&mut self) {
+        self.notify.forget();
+    }
+
+    /// What the daemon has told its service manager since, without waiting for more.
+    pub(crate) fn states(&mut self) -> Vec<String> {
+        self.notify.receive(Duration::from_millis(1));
+        std::mem::take(&mut self.notify.unread)
+    }
+
     /// Waits for a status that has this in it.
     #[track_caller]
     pub(crate) fn wait_for_status(&mut self, needle: &str) -> String {

@@ -6,10 +6,34 @@
 
 pub mod audit;
 pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod connection;
 pub mod document;
 pub mod exit;
 pub mod inventory;
+pub mod limits;
+pub mod listen;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
 pub mod policy;
 pub mod position;
+pub mod privileges;
+pub mod scrape;
+pub mod server;
 mod spelling;
+pub mod sandbox;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    match cli.command {
+        Command::Check { json } => commands::check::run(&cli.config, json),
+        Command::Show(show) => commands::show::run(&cli.config, show),
+        Command::Serve | Command::Completions { .. } => Exit::Unknown,
+    }
+}

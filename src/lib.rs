@@ -20,10 +20,10 @@ pub mod notify;
 pub mod policy;
 pub mod position;
 pub mod privileges;
+pub mod sandbox;
 pub mod scrape;
 pub mod server;
 mod spelling;
-pub mod sandbox;
 
 use cli::{Cli, Command};
 use exit::Exit;
@@ -31,9 +31,11 @@ use exit::Exit;
 /// Does what the command line asks for.
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
-    match cli.command {
-        Command::Check { json } => commands::check::run(&cli.config, json),
-        Command::Show(show) => commands::show::run(&cli.config, show),
+    match &cli.command {
+        Command::Check { json } => commands::check::run(&cli.config, *json),
+        Command::Show(show) => commands::show::run(&cli.config, *show),
+        Command::Explain(asked) => commands::explain::run(&cli.config, asked),
+        Command::Audit(asked) => commands::audit::run(&cli.config, *asked),
         Command::Serve | Command::Completions { .. } => Exit::Unknown,
     }
 }

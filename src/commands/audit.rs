@@ -4,7 +4,7 @@
 //! It changes nothing: besides reading, it sends a policy request to this host's own policy
 //! ports, as any player does.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::explain::RuleRecord;
+use super::terminal::{Terminal, Tone};
+use super::{load, print, print_json};
 use crate::audit::{self, Answer, Audit, Grant, GrantState, PolicyPort, PortState, REDIRECT_PORT};
 use crate::cli;
-use crate::commands::explain::RuleRecord;
-use crate::commands::terminal::{Terminal, Tone, complain, finish};
-use crate::config::{self, Configuration, Trust};
+use crate::config::Configuration;
 use crate::document::Document;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
@@ -32,28 +33,29 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Prints the answer: 0 policy and host agree, 1 they differ, 2 that could not be told.
 #[must_use]
 pub fn run(config: &Path, asked: cli::Audit) -> Exit {
-    let configuration = match config::load(config, &Trust::of_this_process()) {
-        Ok(configuration) => configuration,
-        Err(problems) => return complain(&problems),
-    };
+    // Whatever is wrong with it, the question stays open.
+    let Ok(configuration) = load(config) else { return Exit::Unknown };
     let listeners = match inventory::listeners() {
         Ok(listeners) => listeners,
-        Err(error) => return complain(&error),
+        Err(error) => {
+            print(&mut io::stderr().lock(), format_args!("{error}\n"));
+            return Exit::Unknown;
+        }
     };
     let Configuration { settings, policy, document, .. } = &configuration;
     let addresses = audit::addresses_to_ask(&settings.listen, &listeners);
     let answers = ask_each(&addresses, document);
     let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
     let exit = if audit.differences() == 0 { Exit::Success } else { Exit::Negative };
-    let mut out = io::stdout().lock();
-    let written = if asked.json {
-        serde_json::to_writer(&mut out, &Record::new(&audit, &configuration))
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
+    if asked.json {
+        print_json(&Record::new(&audit, &configuration));
     } else {
-        write_text(&mut out, Terminal::of_stdout(), &audit, &configuration)
-    };
-    finish(written.and_then(|()| out.flush()), exit)
+        let rows = rows(&audit, &configuration);
+        let differences = audit.differences();
+        let text = Text { rows: &rows, differences, terminal: Terminal::of_stdout() };
+        print(&mut io::stdout().lock(), format_args!("{text}"));
+    }
+    exit
 }
 
 /// Asks all at once, so that silent ones cost their time together.
@@ -131,70 +133,72 @@ struct Row {
 
 const HEADINGS: [&str; 5] = ["ABOUT", "PORTS", "STATE", "LISTENING", "NOTE"];
 
+/// The column of the state, which has a colour.
+const STATE: usize = 2;
+
 impl Row {
     fn cells(&self) -> [&str; 5] {
         [self.about, &self.ports, self.state, &self.listeners, &self.note]
     }
 }
 
-fn write_text(
-    out: &mut impl Write,
+/// The answer as lines.
+struct Text<'a> {
+    rows: &'a [Row],
+    differences: usize,
     terminal: Terminal,
-    audit: &Audit,
-    configuration: &Configuration,
-) -> io::Result<()> {
-    let rows = rows(audit, configuration);
-    if terminal.aligned {
-        write_table(out, terminal, &rows)?;
-    } else {
-        for row in &rows {
-            writeln!(
-                out,
-                "{}",
-                row.cells().map(|cell| if cell.is_empty() { "-" } else { cell }).join("\t")
-            )?;
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terminal.aligned {
+            self.write_table(f)?;
+        } else {
+            for row in self.rows {
+                let cells = row.cells().map(|cell| if cell.is_empty() { "-" } else { cell });
+                writeln!(f, "{}", cells.join("\t"))?;
+            }
         }
-    }
-    match audit.differences() {
-        0 => writeln!(out, "{}: policy and host agree", terminal.paint(Tone::Good, "agree")),
-        1 => writeln!(
-            out,
-            "{}: policy and host differ in 1 place",
-            terminal.paint(Tone::Bad, "differ")
-        ),
-        n => writeln!(
-            out,
-            "{}: policy and host differ in {n} places",
-            terminal.paint(Tone::Bad, "differ")
-        ),
+        let agree = |tone, word| self.terminal.paint(tone, word);
+        match self.differences {
+            0 => writeln!(f, "{}: policy and host agree", agree(Tone::Good, "agree")),
+            1 => writeln!(f, "{}: policy and host differ in 1 place", agree(Tone::Bad, "differ")),
+            count => writeln!(
+                f,
+                "{}: policy and host differ in {count} places",
+                agree(Tone::Bad, "differ")
+            ),
+        }
     }
 }
 
-fn write_table(out: &mut impl Write, terminal: Terminal, rows: &[Row]) -> io::Result<()> {
-    let mut widths = HEADINGS.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row.cells()) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let pad = |cell: &str, column: usize| format!("{cell:<0$}  ", widths[column]);
-    let mut line = String::new();
-    for (column, heading) in HEADINGS.iter().enumerate() {
-        line += &pad(heading, column);
-    }
-    writeln!(out, "{}", terminal.paint(Tone::Faint, line.trim_end()))?;
-    for row in rows {
-        line.clear();
-        for (column, cell) in row.cells().into_iter().enumerate() {
-            let padded = pad(cell, column);
-            match row.tone {
-                Some(tone) if cell == row.state => line += &terminal.paint(tone, &padded),
-                _ => line += &padded,
+impl Text<'_> {
+    fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut widths = HEADINGS.map(str::len);
+        for row in self.rows {
+            for (width, cell) in widths.iter_mut().zip(row.cells()) {
+                *width = cell.chars().count().max(*width);
             }
         }
-        writeln!(out, "{}", line.trim_end())?;
+        let pad = |cell: &str, column: usize| format!("{cell:<0$}  ", widths[column]);
+        let mut line = String::new();
+        for (column, heading) in HEADINGS.iter().enumerate() {
+            line += &pad(heading, column);
+        }
+        writeln!(f, "{}", self.terminal.paint(Tone::Faint, line.trim_end()))?;
+        for row in self.rows {
+            line.clear();
+            for (column, cell) in row.cells().into_iter().enumerate() {
+                let padded = pad(cell, column);
+                match row.tone {
+                    Some(tone) if column == STATE => line += &self.terminal.paint(tone, &padded),
+                    _ => line += &padded,
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {

@@ -6,14 +6,15 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::terminal::{Terminal, Tone};
+use super::{load, print, print_json};
 use crate::cli;
-use crate::commands::terminal::{Terminal, Tone, complain, finish};
-use crate::config::{self, Configuration, Place, Settings, Trust};
+use crate::config::{Configuration, Masked, Place, Settings};
 use crate::exit::Exit;
 use crate::policy::{
     Domain, FIRST_UNPRIVILEGED_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
@@ -26,25 +27,26 @@ const SHOWN: usize = 5;
 /// Prints the answer: 0 allowed, 1 refused, 2 when the configuration does not tell.
 #[must_use]
 pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
-    let configuration = match config::load(config, &Trust::of_this_process()) {
-        Ok(configuration) => configuration,
-        Err(problems) => return complain(&problems),
-    };
+    // Whatever is wrong with it, the question stays open.
+    let Ok(configuration) = load(config) else { return Exit::Unknown };
     let connection =
         Connection { origin: &asked.origin, port: asked.port, policy_port: asked.policy_port };
     let masked = masked_rules(&configuration);
     let Configuration { settings, policy, places, .. } = &configuration;
     let explanation = Explanation::find(policy, places, &masked, &connection);
-    let mut out = io::stdout().lock();
-    let written = if asked.json {
-        serde_json::to_writer(&mut out, &explanation.record())
-            .map_err(io::Error::from)
-            .and_then(|()| writeln!(out))
+    if asked.json {
+        print_json(&explanation.record());
     } else {
         let remedy = explanation.remedy(settings, config, &connection);
-        write_text(&mut out, Terminal::of_stdout(), &explanation, &connection, &remedy)
-    };
-    finish(written.and_then(|()| out.flush()), explanation.exit())
+        let text = Text {
+            explanation: &explanation,
+            connection: &connection,
+            remedy: &remedy,
+            terminal: Terminal::of_stdout(),
+        };
+        print(&mut io::stdout().lock(), format_args!("{text}"));
+    }
+    explanation.exit()
 }
 
 /// What a player wants to know.
@@ -199,53 +201,72 @@ impl<'a> Explanation<'a> {
         }
     }
 
-    /// What to do so that the connection is allowed, a line each; nothing when it is.
-    fn remedy(
-        &self,
-        settings: &Settings,
-        main_file: &Path,
-        connection: &Connection<'_>,
-    ) -> Vec<String> {
-        let Self::Refused { reason, near } = self else { return Vec::new() };
-        let main_file = main_file.display();
-        let mut remedy = Vec::new();
+    /// What to do so that the connection is allowed; nothing when it is.
+    fn remedy(&self, settings: &Settings, main_file: &Path, connection: &Connection<'_>) -> Remedy {
+        let mut remedy = Remedy::default();
+        let Self::Refused { reason, near } = self else { return remedy };
+        let main_file = escaped(main_file);
         if *reason == Reason::MetaPolicyNone {
-            remedy.push(format!("in {main_file}, set meta-policy = \"master-only\""));
+            remedy.steps.push(format!("in {main_file}, set meta-policy = \"master-only\""));
         }
         if connection.is_out_of_reach() {
-            remedy.push(format!(
+            remedy.steps.push(format!(
                 "serve the policy from a port below {FIRST_UNPRIVILEGED_PORT}: in {main_file}, set \
                  listen = [\"0.0.0.0:{MASTER_PORT}\", \"[::]:{MASTER_PORT}\"]"
             ));
         }
         match near.first().map(|near| near.lacks) {
+            // The rule is there, and nothing else is in its way.
             Some(Shortfall::MetaPolicy | Shortfall::Rule(Lack::LowPort)) => return remedy,
             Some(Shortfall::Masked(by)) => {
-                remedy.push(format!("remove {}, or copy the rule into it", escaped(by)));
+                let by = escaped(by);
+                remedy.steps.push(format!("remove {by}, or write the rule there too"));
                 return remedy;
             }
             Some(Shortfall::Rule(Lack::Secure)) => {
-                remedy.push("load the movie over https, or else:".to_owned());
+                remedy.steps.push("load the content over https; or, less safe:".to_owned());
             }
             _ => {}
         }
-        if !settings.grantable_ports.contains(connection.port) {
-            let ceiling = PortSet::from_ranges(
-                settings.grantable_ports.ranges().iter().copied().chain([connection.port.into()]),
-            );
-            if let Some(ceiling) = ceiling {
-                remedy.push(format!("in {main_file}, set grantable-ports = \"{ceiling}\""));
-            }
+        let ceiling = &settings.grantable_ports;
+        if !ceiling.contains(connection.port) {
+            let port = connection.port;
+            remedy
+                .steps
+                .push(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
         }
-        remedy.push(format!("add to {main_file}, or to a drop-in:"));
-        remedy.push(String::new());
-        remedy.push("[[allow-access-from]]".to_owned());
-        remedy.push(format!("domain = \"{}\"", connection.origin.host));
-        remedy.push(format!("to-ports = \"{}\"", connection.port));
-        if connection.origin.secure {
-            remedy.push("secure = true".to_owned());
-        }
+        remedy.steps.push(format!("add to {main_file}, or to a drop-in:"));
+        let domain = match &connection.origin.host {
+            Host::Name(name) => Domain::Name(name.clone()),
+            Host::Address(address) => Domain::Address(*address),
+        };
+        remedy.rule = PortSet::from_ranges([connection.port.into()]).map(|ports| Rule {
+            domain,
+            ports,
+            secure: connection.origin.secure,
+        });
         remedy
+    }
+}
+
+/// What to do so that a connection is allowed.
+#[derive(Debug, Default)]
+struct Remedy {
+    /// A line each.
+    steps: Vec<String>,
+    /// The rule that the last step tells to add.
+    rule: Option<Rule>,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        let Some(Rule { domain, ports, secure }) = &self.rule else { return Ok(()) };
+        // Not indented, so that it can be copied as it is.
+        writeln!(f, "\n[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"")?;
+        if *secure { writeln!(f, "secure = true") } else { Ok(()) }
     }
 }
 
@@ -330,47 +351,46 @@ impl RuleRecord {
     }
 }
 
-fn write_text(
-    out: &mut impl Write,
+/// The answer as a person reads it.
+struct Text<'a> {
+    explanation: &'a Explanation<'a>,
+    connection: &'a Connection<'a>,
+    remedy: &'a Remedy,
     terminal: Terminal,
-    explanation: &Explanation<'_>,
-    connection: &Connection<'_>,
-    remedy: &[String],
-) -> io::Result<()> {
-    let Connection { origin, port, .. } = connection;
-    match explanation {
-        Explanation::Allowed { rule, place } => {
-            let allowed = terminal.paint(Tone::Good, "allowed");
-            writeln!(out, "{allowed}: {origin} may connect to port {port}")?;
-            write_rule(out, rule, place)?;
-            writeln!(out)?;
-        }
-        Explanation::Refused { reason, near } => {
-            let refused = terminal.paint(Tone::Bad, "refused");
-            writeln!(out, "{refused}: {origin} may not connect to port {port}: {reason}")?;
-            for near in near.iter().take(SHOWN) {
-                write_rule(out, near.rule, near.place)?;
-                writeln!(out, ": {}", near.lacks)?;
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection { origin, port, .. } = self.connection;
+        match self.explanation {
+            Explanation::Allowed { rule, place } => {
+                let allowed = self.terminal.paint(Tone::Good, "allowed");
+                writeln!(f, "{allowed}: {origin} may connect to port {port}")?;
+                writeln!(f, "  {place}: {rule}")
             }
-            if near.len() > SHOWN {
-                writeln!(out, "  and {} more", near.len() - SHOWN)?;
-            }
-            writeln!(out, "\nto allow it:")?;
-            for line in remedy {
-                writeln!(out, "{line}")?;
+            Explanation::Refused { reason, near } => {
+                let refused = self.terminal.paint(Tone::Bad, "refused");
+                writeln!(f, "{refused}: {origin} may not connect to port {port}: {reason}")?;
+                for Near { rule, place, lacks } in near.iter().take(SHOWN) {
+                    writeln!(f, "  {place}: {rule}: {lacks}")?;
+                }
+                if near.len() > SHOWN {
+                    writeln!(f, "  and {} more", near.len() - SHOWN)?;
+                }
+                write!(f, "to allow it:\n{}", self.remedy)
             }
         }
     }
-    Ok(())
-}
-
-fn write_rule(out: &mut impl Write, rule: &Rule, place: &Place) -> io::Result<()> {
-    write!(out, "  {place}: {rule}")
 }
 
 /// What the files that were not read would have granted.
-fn masked_rules(_configuration: &Configuration) -> Vec<MaskedRule> {
-    Vec::new()
+fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
+    let rules_of = |masked: &Masked| {
+        let by = masked.by.clone();
+        let located = masked.rules().into_iter();
+        located.map(move |(rule, place)| MaskedRule { rule, place, by: by.clone() })
+    };
+    configuration.masked.iter().flat_map(rules_of).collect()
 }
 
 #[cfg(test)]

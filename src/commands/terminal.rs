@@ -2,25 +2,22 @@
 //! the output is plain and stable, for programs to read.
 
 use std::env;
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::exit::Exit;
-
 /// How to dress what goes to stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terminal {
+pub(super) struct Terminal {
     /// Whether columns line up.
-    pub(crate) aligned: bool,
+    pub(super) aligned: bool,
     /// Whether colours are shown.
-    pub(crate) coloured: bool,
+    pub(super) coloured: bool,
 }
 
 /// What a word means to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tone {
+pub(super) enum Tone {
     /// As it should be.
     Good,
     /// Something is to be done about it.
@@ -31,7 +28,7 @@ pub(crate) enum Tone {
 
 impl Terminal {
     /// What stdout is, with regard to `NO_COLOR` (no-color.org) and `TERM`.
-    pub(crate) fn of_stdout() -> Self {
+    pub(super) fn of_stdout() -> Self {
         let aligned = io::stdout().is_terminal();
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -39,7 +36,7 @@ impl Terminal {
     }
 
     /// `text` in its colour.
-    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
+    pub(super) fn paint(self, tone: Tone, text: &str) -> String {
         if !self.coloured {
             return text.to_owned();
         }
@@ -50,24 +47,6 @@ impl Terminal {
         };
         format!("{style}{text}{style:#}")
     }
-}
-
-/// How a command ends that has `written` its answer. A reader that has seen enough and closed the
-/// pipe changes nothing about the answer.
-pub(crate) fn finish(written: io::Result<()>, exit: Exit) -> Exit {
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format_args!("cannot write the answer: {error}"))
-        }
-        _ => exit,
-    }
-}
-
-/// Tells why there is no answer.
-pub(crate) fn complain(reason: &impl Display) -> Exit {
-    // Where even stderr is closed nobody is left to tell.
-    let _ = writeln!(io::stderr().lock(), "{reason}");
-    Exit::Unknown
 }
 
 #[cfg(test)]

@@ -32,10 +32,11 @@ use exit::Exit;
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
     match &cli.command {
+        Command::Serve => commands::serve::run(cli),
         Command::Check { json } => commands::check::run(&cli.config, *json),
         Command::Show(show) => commands::show::run(&cli.config, *show),
         Command::Explain(asked) => commands::explain::run(&cli.config, asked),
         Command::Audit(asked) => commands::audit::run(&cli.config, *asked),
-        Command::Serve | Command::Completions { .. } => Exit::Unknown,
+        Command::Completions { shell } => commands::completions::run(*shell),
     }
 }

@@ -4,6 +4,8 @@
 pub mod audit;
 pub mod check;
 pub mod explain;
+pub mod completions;
+pub mod serve;
 pub mod show;
 mod terminal;
 

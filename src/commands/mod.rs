@@ -3,8 +3,8 @@
 
 pub mod audit;
 pub mod check;
-pub mod explain;
 pub mod completions;
+pub mod explain;
 pub mod serve;
 pub mod show;
 mod terminal;

@@ -244,6 +244,21 @@ fn one_address_of_listen_that_is_not_served_differs() {
 }
 
 #[test]
+fn a_host_without_ipv6_need_not_serve_its_wildcard() {
+    in_own_network("a_host_without_ipv6_need_not_serve_its_wildcard", || {
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let directory = configure("");
+        let _daemon = Setup::bound(&EVERYWHERE[..1]).rules(&[]).start();
+        let answer = audit_json(&directory);
+        assert_eq!(policy_port(&answer, POLICY_PORT)["state"], "served");
+        assert_eq!(
+            policy_port(&answer, POLICY_PORT)["answers"][1],
+            json!({"address": "[::1]:843", "answer": "unreachable"})
+        );
+    });
+}
+
+#[test]
 fn a_holder_of_843_that_says_nothing_differs() {
     in_own_network("a_holder_of_843_that_says_nothing_differs", || {
         let directory = configure("listen = [\"0.0.0.0:843\"]");

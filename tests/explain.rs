@@ -287,6 +287,16 @@ secure = true
 }
 
 #[test]
+fn meta_policy_all_leaves_the_last_word_to_the_port_itself() {
+    let note = "\nthe meta-policy is all, so a policy on port 5001 itself may still allow it\n";
+    for (meta_policy, is_noted) in [("all", true), ("master-only", false), ("none", false)] {
+        let host = Host::new(&format!("meta-policy = \"{meta_policy}\"{RULES}"));
+        let text = host.explain("--origin a.example.com --port 5001").stdout;
+        assert_eq!(text.contains(note), is_noted, "{meta_policy}: {text}");
+    }
+}
+
+#[test]
 fn a_person_is_told_five_misses_and_how_many_more_there_are() {
     let rules = (1..=8)
         .map(|n| format!("[[allow-access-from]]\ndomain = \"{n}.test\"\nto-ports = 5000\n"))

@@ -17,7 +17,7 @@ use socket2::Socket;
 
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::network::{in_own_network, listen};
-use support::{Daemon, Directory, SERVICE_USER, Setup, find_program, set_mode, skip};
+use support::{Daemon, Directory, SERVICE_USER, Setup, find_program, is_root, set_mode, skip};
 
 const POLICY_PORT: u16 = 843;
 const REDIRECT_PORT: u16 = 7843;
@@ -425,6 +425,35 @@ fn a_configuration_with_errors_tells_nothing() {
         let place = format!("{}:2:10: ", directory.path().join(MAIN_FILE).display());
         assert!(answered.stderr.contains(&place), "{}", answered.stderr);
     }
+}
+
+#[test]
+fn without_proc_it_cannot_tell() {
+    let name = "without_proc_it_cannot_tell";
+    if !is_root() {
+        return skip(name, "hiding /proc needs root");
+    }
+    let Some(unshare) = find_program("unshare") else {
+        return skip(name, "unshare is not installed");
+    };
+    let directory = configure("");
+    let output = Command::new(unshare)
+        .args(["--mount", "/bin/sh", "-c"])
+        .arg("mount -t tmpfs tmpfs /proc || exit 99; exec \"$0\" \"$@\"")
+        .arg(PROGRAM)
+        .arg("-c")
+        .arg(directory.path().join(MAIN_FILE))
+        .arg("audit")
+        .output()
+        .unwrap();
+    if output.status.code() == Some(99) {
+        return skip(name, String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "cannot read /proc/net/tcp: no such file; is /proc mounted?\n"
+    );
+    assert_eq!((output.status.code(), &*output.stdout), (Some(2), &b""[..]));
 }
 
 #[test]

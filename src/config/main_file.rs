@@ -40,8 +40,8 @@ const TOP_LEVEL: [&str; 8] = [
 pub(super) struct MainFile {
     pub(super) settings: Settings,
     pub(super) rules: Vec<PlacedRule>,
-    /// Where its top-level keys stand.
-    pub(super) keys: BTreeMap<String, Spot>,
+    /// Where the values of its top-level keys stand.
+    pub(super) values: BTreeMap<String, Spot>,
 }
 
 /// Reads the main file at `path`, whose relative `policy-dirs` are meant from where it lies.
@@ -78,9 +78,9 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("limits", &mut settings.limits, faults, limits);
     top.read("log", &mut settings.log, faults, log);
     let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
-    let keys = top.spots(text);
+    let values = top.spots(text);
     top.finish(&[], faults);
-    MainFile { settings, rules, keys }
+    MainFile { settings, rules, values }
 }
 
 fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
@@ -243,11 +243,15 @@ impl FromStr for ListenAddress {
                 _ => Ok(Self(address)),
             };
         }
+        let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
+        // `::1:843` is an address too, but hardly the one that is meant.
+        if let (Ok(address), Ok(MASTER_PORT..)) = (address.parse::<Ipv6Addr>(), port.parse()) {
+            return Err(ListenError::NoBrackets(address, port.to_owned()));
+        }
         if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
             return Err(ListenError::NoPort(address));
         }
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
         if !is_number(port) {
             return Err(ListenError::NotAnAddress(text.to_owned()));
         }
@@ -285,6 +289,8 @@ mod tests {
             error("2001:db8:0:0:0:0:0:1:843"),
             ListenError::NoBrackets("2001:db8::1".parse().unwrap(), own("843"))
         );
+        assert_eq!(error("::1:843"), ListenError::NoBrackets("::1".parse().unwrap(), own("843")));
+        assert_eq!(error("fe80::1:2"), ListenError::NoPort("fe80::1:2".parse().unwrap()));
         assert_eq!(error("127.0.0.1:0"), ListenError::Port(own("0")));
         assert_eq!(error("127.0.0.1:65536"), ListenError::Port(own("65536")));
         assert_eq!(error("[::1]:65536"), ListenError::Port(own("65536")));

@@ -77,6 +77,13 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("policy-dirs", &mut settings.policy_dirs, faults, policy_dirs);
     top.read("limits", &mut settings.limits, faults, limits);
     top.read("log", &mut settings.log, faults, log);
+    settings.metrics_listen = top.read_optional("metrics", faults, metrics);
+    if let (Some(address), Some(value)) = (settings.metrics_listen, top.get("metrics")) {
+        if settings.listen.contains(&address) {
+            let message = format_args!("{address} is to serve the policy already");
+            faults.add(value.span().start, message);
+        }
+    }
     let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
     let values = top.spots(text);
     top.finish(&[], faults);
@@ -113,6 +120,19 @@ fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {
     section.read("requests", &mut log.requests, faults, boolean);
     section.finish(&TOP_LEVEL, faults);
     Some(log)
+}
+
+fn metrics(value: &Value<'_>, faults: &mut Faults) -> Option<SocketAddr> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, [metrics]", value);
+        return None;
+    };
+    let mut section = Section::new("[metrics]", table);
+    let listen = section.read_optional("listen", faults, |value, faults| {
+        parsed::<ListenAddress>(value, faults).map(|ListenAddress(address)| address)
+    });
+    section.finish(&TOP_LEVEL, faults);
+    listen
 }
 
 /// The log levels as they are written.

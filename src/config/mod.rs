@@ -58,6 +58,16 @@ impl Configuration {
     }
 }
 
+impl Masked {
+    /// The rules it would contribute if it counted, as far as they can be read.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(Rule, Place)> {
+        let Ok(Some(source)) = source::read(&self.path) else { return Vec::new() };
+        let (rules, _) = read_rules(&source);
+        rules.into_iter().map(|placed| (placed.rule, placed.spot.place)).collect()
+    }
+}
+
 /// Reads the main file at `path` and every drop-in that counts.
 ///
 /// # Errors
@@ -73,6 +83,13 @@ pub fn load(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
 /// As [`load`].
 pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
     Loader::new(path, trust).load(Purpose::Serve)
+}
+
+/// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it
+/// tells nothing of drop-ins, and nothing of who may write what.
+#[must_use]
+pub fn judge_text(path: &Path, text: &str) -> Vec<Problem> {
+    main_file::read(path, text).1
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -217,15 +234,7 @@ impl<'a> Loader<'a> {
     }
 
     fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
-        // An empty file masks another one of its name, and is neither TOML nor XML.
-        if source.bytes.is_empty() {
-            return Vec::new();
-        }
-        let (rules, problems) = match (Format::of(&source.path), source.utf8()) {
-            (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
-            (_, Ok(text)) => rules::read_toml(&source.path, text),
-            (_, Err(problem)) => (Vec::new(), vec![problem]),
-        };
+        let (rules, problems) = read_rules(source);
         self.problems.extend(problems);
         rules
     }
@@ -256,6 +265,19 @@ impl<'a> Loader<'a> {
         self.problems.extend(lint::useless(rules, repeated));
         self.problems.extend(lint::void_rules(rules, *meta_policy, main.values.get("meta-policy")));
         self.problems.extend(lint::large_document(document, Place::start_of(self.path)));
+    }
+}
+
+/// The rules of a drop-in, in whichever format its name tells, and what is wrong with them.
+fn read_rules(source: &Source) -> (Vec<PlacedRule>, Vec<Problem>) {
+    // An empty file masks another one of its name, and is neither TOML nor XML.
+    if source.bytes.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    match (Format::of(&source.path), source.utf8()) {
+        (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
+        (_, Ok(text)) => rules::read_toml(&source.path, text),
+        (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
 }
 

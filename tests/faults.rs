@@ -3,10 +3,9 @@
 
 mod support;
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, Stderr, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
-use support::process::cpu_share;
+use support::process::{cpu_share, strace};
 use support::{Daemon, Directory, Setup, figure, find_program, skip};
 
 fn exchanges(daemon: &Daemon, requests: usize) -> Report {
@@ -33,33 +32,10 @@ fn exchanges_at_once(daemon: &Daemon, requests: usize, concurrency: usize) -> Re
     })
 }
 
-/// strace with these injections, if it works here; else the test is named as skipped.
-fn strace(test: &str, injections: &[&str]) -> Option<Vec<OsString>> {
-    let Some(program) = find_program("strace") else {
-        skip(test, "strace is not installed");
-        return None;
-    };
-    let works = Command::new(&program)
-        .args(["-o", "/dev/null", "true"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !works {
-        skip(test, "strace may not trace here");
-        return None;
-    }
-    // With -D the tracer is the grandchild, and the daemon keeps the process id it was given.
-    let mut command: Vec<OsString> = vec![program.into()];
-    command.extend(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"].map(OsString::from));
-    for injection in injections {
-        command.extend(["-e".into(), format!("inject={injection}").into()]);
-    }
-    Some(command)
-}
-
 /// A daemon for which calls fail as `injections` say.
 fn failing(test: &str, injections: &[&str]) -> Option<Daemon> {
-    Some(Setup::new().through(strace(test, injections)?).start())
+    let expressions = injections.iter().map(|injection| format!("inject={injection}"));
+    Some(Setup::new().through(strace(test, Path::new("/dev/null"), expressions)?).start())
 }
 
 /// `accept4` fails every other time: all are served in the end, and the log says so once.

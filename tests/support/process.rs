@@ -1,12 +1,16 @@
 //! What the kernel says of a process.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+
+use super::{find_program, skip};
 
 /// /proc/PID/status, by name.
 #[derive(Debug)]
@@ -73,4 +77,34 @@ pub(crate) fn open_descriptors(pid: Pid) -> usize {
 /// Files of /proc/PID belong to root when the process is not dumpable, and to its user otherwise.
 pub(crate) fn memory_file(pid: Pid) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/mem"))
+}
+
+/// strace with these expressions, to start the daemon through and to write to `output`, if it
+/// works here; else the test is named as skipped.
+pub(crate) fn strace(
+    test: &str,
+    output: &Path,
+    expressions: impl IntoIterator<Item = String>,
+) -> Option<Vec<OsString>> {
+    let Some(program) = find_program("strace") else {
+        skip(test, "strace is not installed");
+        return None;
+    };
+    let works = Command::new(&program)
+        .args(["-o", "/dev/null", "true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !works {
+        skip(test, "strace may not trace here");
+        return None;
+    }
+    // With -D the tracer is the grandchild, and the daemon keeps the process id it was given.
+    let mut command: Vec<OsString> = vec![program.into()];
+    command.extend(["-D", "-qq", "-e", "signal=none", "-o"].map(OsString::from));
+    command.push(output.into());
+    for expression in expressions {
+        command.extend(["-e".into(), expression.into()]);
+    }
+    Some(command)
 }

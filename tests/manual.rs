@@ -308,9 +308,10 @@ fn pages_refer_to_pages_that_exist() {
 fn keys_in_source() -> Names {
     let text = source_in("src/config");
     let mut keys = Names::new();
-    for call in [".read(", ".get("] {
-        for (place, _) in text.match_indices(call) {
-            if let Some(literal) = text[place + call.len()..].trim_start().strip_prefix('"') {
+    for table in ["top.", "section."] {
+        for (place, _) in text.match_indices(table) {
+            let call = text[place..].split_once('(').map_or("", |(_, arguments)| arguments);
+            if let Some(literal) = call.trim_start().strip_prefix('"') {
                 keys.extend(literal.split('"').next().map(str::to_owned));
             }
         }

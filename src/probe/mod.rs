@@ -1,0 +1,503 @@
+//! Asks a host for its policy as a player does, and says why a connection would be refused.
+//!
+//! This file owns the order of the questions and what follows from their answers; [`player`] is
+//! the only part that touches the network, [`finding`] reads what it saw, [`report`] prints, and
+//! [`fleet`] does all this for many targets.
+
+pub mod finding;
+pub mod fleet;
+pub mod player;
+pub mod report;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use crate::policy::{
+    Domain, Host, Lack, MASTER_PORT, MetaPolicy, Origin, Policy, Reason, Rule, Verdict,
+};
+use finding::{Diagnosis, Finding, Severity};
+use player::Transcript;
+
+/// How long a player waits for port 843.
+pub const MASTER_LIMIT: Duration = Duration::from_secs(3);
+
+/// How many times that limit the probe waits for a policy that the content itself names, which a
+/// player awaits without any.
+pub const NAMED_POLICY_PATIENCE: u32 = 10;
+
+/// A host and the port of the service that a player is to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port; never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why a text is not a [`Target`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetError {
+    /// No port after the host.
+    NoPort(String),
+    /// What follows the host is not a port.
+    Port(String),
+    /// No host before the port, or one with characters that no name and no address has.
+    Host(String),
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPort(text) => write!(
+                f,
+                "\"{}\" has no port; write game.example.com:5000 or [2001:db8::7]:5000",
+                text.escape_debug()
+            ),
+            Self::Port(text) => {
+                write!(f, "\"{}\" is not a port between 1 and 65535", text.escape_debug())
+            }
+            Self::Host(text) => write!(f, "\"{}\" is not a host", text.escape_debug()),
+        }
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+impl Target {
+    /// A target from its two parts, as two arguments give them.
+    pub fn from_parts(host: &str, port: &str) -> Result<Self, TargetError> {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let is_of_host = |c: char| !c.is_whitespace() && !c.is_control() && !"/[]@?#".contains(c);
+        let has_stray_colon = bare.contains(':') && !is_v6(bare);
+        if bare.is_empty() || has_stray_colon || !bare.chars().all(is_of_host) {
+            return Err(TargetError::Host(host.to_owned()));
+        }
+        match port.parse() {
+            Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Ok(Self { host: bare.to_owned(), port: number })
+            }
+            _ => Err(TargetError::Port(port.to_owned())),
+        }
+    }
+}
+
+/// Whether `text` is an IPv6 address, with or without a zone (`fe80::1%eth0`).
+fn is_v6(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+    address.parse::<std::net::Ipv6Addr>().is_ok()
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    /// Reads `game.example.com:5000`, `192.0.2.7:5000` or `[2001:db8::7]:5000`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !is_v6(text) => Self::from_parts(host, port),
+            _ => Err(TargetError::NoPort(text.to_owned())),
+        }
+    }
+}
+
+/// Which of a host's addresses are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Family {
+    /// All.
+    #[default]
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+impl Family {
+    fn has(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// What is asked about every target.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Where the content comes from; `None` asks whether the port is granted to any content.
+    pub origin: Option<Origin>,
+    /// The port of a policy that the content names itself, as
+    /// `Security.loadPolicyFile("xmlsocket://host:port")`.
+    pub load_policy: Option<u16>,
+    /// The port of the master policy: [`MASTER_PORT`], but for tests of a server elsewhere.
+    pub policy_port: u16,
+    /// How long each port is waited for; a policy the content names, [`NAMED_POLICY_PATIENCE`]
+    /// times as long.
+    pub limit: Duration,
+    /// Which addresses are asked.
+    pub family: Family,
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        Self {
+            origin: None,
+            load_policy: None,
+            policy_port: MASTER_PORT,
+            limit: MASTER_LIMIT,
+            family: Family::Any,
+        }
+    }
+}
+
+/// In what capacity a port is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ask {
+    /// For the policy of the whole host.
+    Master,
+    /// For a policy that the content named.
+    LoadPolicy,
+    /// For a policy of its own, because the content wants to connect to it.
+    Destination,
+}
+
+impl Ask {
+    /// Every capacity.
+    pub const EVERY: [Self; 3] = [Self::Master, Self::LoadPolicy, Self::Destination];
+
+    /// The word that every kind of output uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::LoadPolicy => "load-policy",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// One port of one address, asked once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where.
+    pub server: SocketAddr,
+    /// As what.
+    pub ask: Ask,
+    /// How long it took, see [`Transcript::took`].
+    pub took: Duration,
+    /// How much came.
+    pub bytes: usize,
+    /// The policy and what it says about the connection, where one came that counts.
+    pub decision: Option<(Policy, Verdict)>,
+    /// What is to say about it, the gravest first.
+    pub findings: Vec<Finding>,
+}
+
+/// Why a player reports `Error #2048`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A policy came and says no.
+    Policy(Reason),
+    /// No policy came from any port that counts.
+    NoPolicy,
+}
+
+/// Why the probe cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Doubt {
+    /// The name has no address.
+    Unresolved,
+    /// No address can be reached from here.
+    Unreachable,
+    /// This host failed.
+    LocalFailure,
+}
+
+/// What a player would do in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It connects.
+    Allowed,
+    /// It reports `Error #2048`.
+    Refused(Refusal),
+    /// Nobody knows.
+    Unknown(Doubt),
+}
+
+impl Outcome {
+    /// The word that every kind of output uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// The code of its reason, where it has one. Those of a policy are [`Reason::code`].
+    #[must_use]
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Allowed => None,
+            Self::Refused(Refusal::Policy(reason)) => Some(reason.code()),
+            Self::Refused(Refusal::NoPolicy) => Some("no-policy"),
+            Self::Unknown(Doubt::Unresolved) => Some("unresolved"),
+            Self::Unknown(Doubt::Unreachable) => Some("unreachable"),
+            Self::Unknown(Doubt::LocalFailure) => Some("local-failure"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allowed => f.write_str("a policy grants it"),
+            Self::Refused(Refusal::Policy(reason)) => write!(f, "{reason}"),
+            Self::Refused(Refusal::NoPolicy) => {
+                f.write_str("no policy came that a player would take")
+            }
+            Self::Unknown(Doubt::Unresolved) => f.write_str("the name does not resolve"),
+            Self::Unknown(Doubt::Unreachable) => f.write_str("it cannot be reached from here"),
+            Self::Unknown(Doubt::LocalFailure) => f.write_str("this host could not ask"),
+        }
+    }
+}
+
+/// All that was asked of one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walk {
+    /// The address.
+    pub address: IpAddr,
+    /// The steps, in the order a player takes them.
+    pub steps: Vec<Step>,
+    /// What they amount to.
+    pub outcome: Outcome,
+}
+
+/// All that was asked of one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The target.
+    pub target: Target,
+    /// How long its name took to resolve.
+    pub resolved_in: Duration,
+    /// Why it has no address, if so.
+    pub unresolved: Option<Finding>,
+    /// One walk for each address, in the resolver's order.
+    pub walks: Vec<Walk>,
+    /// What they amount to: a player may meet any of them, so one refusal is a refusal.
+    pub outcome: Outcome,
+    /// How long it took in all.
+    pub took: Duration,
+}
+
+impl Report {
+    /// Every step at every address.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.walks.iter().flat_map(|walk| &walk.steps)
+    }
+
+    /// Whether anything was found that matters, whatever the outcome.
+    #[must_use]
+    pub fn has_warnings(&self) -> bool {
+        self.steps()
+            .flat_map(|step| &step.findings)
+            .any(|finding| finding.severity() >= Severity::Warning)
+    }
+}
+
+/// Asks every address of `target`, one after the other.
+#[must_use]
+pub fn probe(target: &Target, question: &Question) -> Report {
+    let started = Instant::now();
+    let resolved = resolve(target, question.family);
+    let resolved_in = started.elapsed();
+    let (walks, unresolved): (Vec<_>, _) = match resolved {
+        Ok(servers) => {
+            (servers.into_iter().map(|server| walk(server, question, player::ask)).collect(), None)
+        }
+        Err(finding) => (Vec::new(), Some(finding)),
+    };
+    let outcome = sum_up(&walks);
+    let target = target.clone();
+    Report { target, resolved_in, unresolved, walks, outcome, took: started.elapsed() }
+}
+
+fn resolve(target: &Target, family: Family) -> Result<Vec<SocketAddr>, Finding> {
+    let mut servers: Vec<SocketAddr> = Vec::new();
+    let answers = (target.host.as_str(), target.port)
+        .to_socket_addrs()
+        .map_err(|error| Finding::Unresolved(error.to_string()))?;
+    for server in answers.filter(|&server| family.has(server)) {
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    if servers.is_empty() {
+        return Err(Finding::Unresolved("it has no address of the family asked for".to_owned()));
+    }
+    Ok(servers)
+}
+
+/// Asks the ports of one address in a player's order: the master; where its meta-policy or its
+/// failure leaves room for others, the port that the content named; then the destination itself.
+/// The first policy that grants the connection ends it.
+///
+/// `ask` makes the exchange, waiting no longer than it is told.
+fn walk(
+    destination: SocketAddr,
+    question: &Question,
+    mut ask: impl FnMut(SocketAddr, Duration) -> Transcript,
+) -> Walk {
+    let mut steps: Vec<Step> = Vec::with_capacity(3);
+    for (port, role, limit) in plan(destination.port(), question) {
+        let server = SocketAddr::from_port(destination, port);
+        let seen = ask(server, limit);
+        let step = take_step(server, role, &seen, destination.port(), question);
+        let is_last = match &step.decision {
+            Some((_, Verdict::Allowed { .. })) => true,
+            Some((policy, _)) => policy.meta_policy != MetaPolicy::All,
+            None => false,
+        };
+        steps.push(step);
+        if is_last {
+            break;
+        }
+    }
+    let outcome = conclude(&steps);
+    Walk { address: destination.ip(), steps, outcome }
+}
+
+/// The same address, another port.
+trait FromPort {
+    fn from_port(server: SocketAddr, port: u16) -> SocketAddr;
+}
+
+impl FromPort for SocketAddr {
+    fn from_port(mut server: SocketAddr, port: u16) -> SocketAddr {
+        server.set_port(port);
+        server
+    }
+}
+
+/// The ports that a player may ask, each once, and how long it waits for each.
+fn plan(destination: u16, question: &Question) -> Vec<(u16, Ask, Duration)> {
+    let named = question.load_policy;
+    let mut plan: Vec<(u16, Ask, Duration)> = Vec::with_capacity(3);
+    let every = [
+        (Some(question.policy_port), Ask::Master),
+        (named, Ask::LoadPolicy),
+        (Some(destination), Ask::Destination),
+    ];
+    for (port, ask) in every {
+        let Some(port) = port else { continue };
+        if plan.iter().any(|&(planned, ..)| planned == port) {
+            continue;
+        }
+        let patience = if named == Some(port) { NAMED_POLICY_PATIENCE } else { 1 };
+        plan.push((port, ask, question.limit.saturating_mul(patience)));
+    }
+    plan
+}
+
+fn take_step(
+    server: SocketAddr,
+    ask: Ask,
+    seen: &Transcript,
+    destination: u16,
+    question: &Question,
+) -> Step {
+    let Diagnosis { policy, mut findings } = finding::diagnose(seen, ask);
+    let decision = policy.map(|policy| {
+        let verdict = match &question.origin {
+            Some(origin) => policy.decide(origin, destination, server.port()),
+            None => decide_for_anyone(&policy, destination, server.port()),
+        };
+        (policy, verdict)
+    });
+    if let Some((policy, Verdict::Allowed { .. })) = &decision {
+        let asks_elsewhere = ask == Ask::Master && server.port() != destination;
+        if asks_elsewhere && policy.meta_policy == MetaPolicy::All {
+            findings.push(Finding::MetaPolicyAll);
+        }
+    }
+    Step { server, ask, took: seen.took, bytes: seen.received.len(), decision, findings }
+}
+
+/// What `policy` decides about the content that its own rules have in mind: allowed, if there
+/// is any content to which it grants the port.
+fn decide_for_anyone(policy: &Policy, port: u16, policy_port: u16) -> Verdict {
+    let mut near = Vec::new();
+    let mut why = None;
+    for (index, rule) in policy.rules.iter().enumerate() {
+        match policy.decide(&origin_in_mind(rule), port, policy_port) {
+            allowed @ Verdict::Allowed { .. } => return allowed,
+            Verdict::Refused { reason, near: misses } => {
+                let own = misses.into_iter().find(|miss| miss.rule == index);
+                if own.is_some_and(|miss| miss.lacks == Lack::LowPort) || why.is_none() {
+                    why = Some(reason);
+                }
+                near.extend(own);
+            }
+        }
+    }
+    let without_rules = || match policy.meta_policy {
+        MetaPolicy::None => Reason::MetaPolicyNone,
+        MetaPolicy::All | MetaPolicy::MasterOnly => Reason::NoRule,
+    };
+    Verdict::Refused { reason: why.unwrap_or_else(without_rules), near }
+}
+
+/// Content that a rule is about, if any is.
+fn origin_in_mind(rule: &Rule) -> Origin {
+    let host = match &rule.domain {
+        // RFC 6761: a name that no rule can mean.
+        Domain::Any => Host::Name("content.invalid".to_owned()),
+        Domain::Subdomains(name) | Domain::Name(name) => Host::Name(name.clone()),
+        Domain::Address(address) => Host::Address(*address),
+    };
+    Origin { secure: rule.secure, host }
+}
+
+/// What a player makes of its steps. Of several refusals the first policy's counts: that is the
+/// one to mend.
+fn conclude(steps: &[Step]) -> Outcome {
+    let mut refusal = None;
+    for (_, verdict) in steps.iter().filter_map(|step| step.decision.as_ref()) {
+        match verdict {
+            Verdict::Allowed { .. } => return Outcome::Allowed,
+            Verdict::Refused { reason, .. } => refusal = refusal.or(Some(*reason)),
+        }
+    }
+    let all = || steps.iter().flat_map(|step| &step.findings);
+    if all().any(|finding| matches!(finding, Finding::LocalFailure(_))) {
+        return Outcome::Unknown(Doubt::LocalFailure);
+    }
+    match refusal {
+        Some(reason) => Outcome::Refused(Refusal::Policy(reason)),
+        None if all().all(Finding::is_inconclusive) => Outcome::Unknown(Doubt::Unreachable),
+        None => Outcome::Refused(Refusal::NoPolicy),
+    }
+}
+
+fn sum_up(walks: &[Walk]) -> Outcome {
+    let outcomes = || walks.iter().map(|walk| walk.outcome);
+    outcomes()
+        .find(|outcome| matches!(outcome, Outcome::Refused(_)))
+        .or_else(|| outcomes().find(|&outcome| outcome == Outcome::Allowed))
+        .or_else(|| outcomes().next())
+        .unwrap_or(Outcome::Unknown(Doubt::Unresolved))
+}

@@ -6,5 +6,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod document;
 pub mod exit;
 pub mod policy;
+pub mod position;
+mod spelling;

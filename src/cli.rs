@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 /// Where the configuration is looked for when `-c` does not say.
 pub const DEFAULT_CONFIG: &str = "/etc/masterpolicyd/masterpolicyd.toml";
@@ -38,6 +38,8 @@ pub enum Command {
     /// Show what the configuration amounts to
     #[command(subcommand)]
     Show(Show),
+    /// Ask hosts for their policy as a player does, and say why a connection would be refused
+    Probe(ProbeArgs),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -59,6 +61,59 @@ pub enum Show {
     },
     /// The effective configuration, as TOML that loads again
     Config,
+}
+
+/// What `probe` is told.
+#[derive(Debug, Clone, Args)]
+#[command(override_usage = "masterpolicyd probe [OPTIONS] HOST PORT
+       masterpolicyd probe [OPTIONS] HOST:PORT...
+       masterpolicyd probe [OPTIONS] --targets FILE")]
+pub struct ProbeArgs {
+    /// A host and the port that the content connects to, or any number of HOST:PORT
+    #[arg(value_name = "HOST:PORT")]
+    pub targets: Vec<String>,
+
+    /// Where the content comes from; without it, whether the port is granted to any content
+    #[arg(long, value_name = "URL")]
+    pub origin: Option<String>,
+
+    /// Also ask the port that the content names in Security.loadPolicyFile(), with ten times the
+    /// patience
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub load_policy: Option<u16>,
+
+    /// The port of the master policy, to test a server elsewhere
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = crate::policy::MASTER_PORT,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub policy_port: u16,
+
+    /// How long to wait for each port; a player waits 3 seconds
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    pub timeout: String,
+
+    /// Read more targets from a file, one a line; - is standard input
+    #[arg(long = "targets", value_name = "FILE")]
+    pub targets_file: Option<PathBuf>,
+
+    /// Ask IPv4 addresses only
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Ask IPv6 addresses only
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+
+    /// Print one JSON object, or an array for several targets
+    #[arg(long, conflicts_with = "nagios")]
+    pub json: bool,
+
+    /// Print the line of a monitoring plugin, and exit 0, 1, 2 or 3 as monitoring expects
+    #[arg(long)]
+    pub nagios: bool,
 }
 
 #[cfg(test)]

@@ -520,9 +520,9 @@ fn is_tls(answer: &[u8]) -> bool {
 /// request's version.
 fn is_http(answer: &[u8]) -> bool {
     let text = answer.trim_ascii_start();
-    [&b"HTTP/"[..], b"<html", b"<!doctype html"].iter().any(|start| {
-        text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
-    })
+    [&b"HTTP/"[..], b"<html", b"<!doctype html"]
+        .iter()
+        .any(|start| text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -364,7 +364,8 @@ fn walk(
 ) -> Walk {
     let mut steps: Vec<Step> = Vec::with_capacity(3);
     for (port, role, limit) in plan(destination.port(), question) {
-        let server = SocketAddr::from_port(destination, port);
+        let mut server = destination;
+        server.set_port(port);
         let seen = ask(server, limit);
         let step = take_step(server, role, &seen, destination.port(), question);
         let is_last = match &step.decision {
@@ -379,18 +380,6 @@ fn walk(
     }
     let outcome = conclude(&steps);
     Walk { address: destination.ip(), steps, outcome }
-}
-
-/// The same address, another port.
-trait FromPort {
-    fn from_port(server: SocketAddr, port: u16) -> SocketAddr;
-}
-
-impl FromPort for SocketAddr {
-    fn from_port(mut server: SocketAddr, port: u16) -> SocketAddr {
-        server.set_port(port);
-        server
-    }
 }
 
 /// The ports that a player may ask, each once, and how long it waits for each.

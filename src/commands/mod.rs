@@ -1,0 +1,3 @@
+//! The commands: each file has one, and knows the order of things.
+
+pub mod probe;

@@ -77,8 +77,8 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "URL")]
     pub origin: Option<String>,
 
-    /// Also ask the port that the content names in Security.loadPolicyFile(), with ten times the
-    /// patience
+    /// Also ask the port that the content loads a policy from (`Security.loadPolicyFile()`), with
+    /// ten times the patience
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub load_policy: Option<u16>,
 
@@ -99,13 +99,9 @@ pub struct ProbeArgs {
     #[arg(long = "targets", value_name = "FILE")]
     pub targets_file: Option<PathBuf>,
 
-    /// Ask IPv4 addresses only
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
-    pub ipv4: bool,
-
-    /// Ask IPv6 addresses only
-    #[arg(short = '6', long)]
-    pub ipv6: bool,
+    /// Which addresses
+    #[command(flatten)]
+    pub family: FamilyArgs,
 
     /// Print one JSON object, or an array for several targets
     #[arg(long, conflicts_with = "nagios")]
@@ -114,6 +110,18 @@ pub struct ProbeArgs {
     /// Print the line of a monitoring plugin, and exit 0, 1, 2 or 3 as monitoring expects
     #[arg(long)]
     pub nagios: bool,
+}
+
+/// Which of a host's addresses are asked; all, when neither is set.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct FamilyArgs {
+    /// Ask IPv4 addresses only
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Ask IPv6 addresses only
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::cli::ProbeArgs;
 use crate::exit::Exit;
-use crate::policy::{Origin, OriginError};
+use crate::policy::OriginError;
 use crate::probe::fleet::{self, LineError, Progress};
 use crate::probe::report::{self, Json, Paint, State, Tally};
 use crate::probe::{Family, Question, Report, Target, TargetError};
@@ -18,6 +18,7 @@ use crate::probe::{Family, Question, Report, Target, TargetError};
 /// Without `--nagios`: [`Exit::Success`] when a player may connect everywhere,
 /// [`Exit::Negative`] when it is refused somewhere, else [`Exit::Unknown`]. With it, the codes of
 /// a monitoring plugin.
+#[must_use]
 pub fn run(args: &ProbeArgs) -> Exit {
     let mut out = io::stdout().lock();
     let exit = understand(args).and_then(|(targets, question)| {
@@ -86,7 +87,7 @@ fn understand(args: &ProbeArgs) -> Result<(Vec<Target>, Question), ProbeError> {
         load_policy: args.load_policy,
         policy_port: args.policy_port,
         limit: parse_timeout(&args.timeout).map_err(ProbeError::Timeout)?,
-        family: match (args.ipv4, args.ipv6) {
+        family: match (args.family.ipv4, args.family.ipv6) {
             (true, _) => Family::V4,
             (_, true) => Family::V6,
             _ => Family::Any,

@@ -77,8 +77,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "URL")]
     pub origin: Option<String>,
 
-    /// Also ask the port that the content loads a policy from (`Security.loadPolicyFile()`), with
-    /// ten times the patience
+    /// Also ask this port, as content does that loads a policy from it; ten times as patient
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub load_policy: Option<u16>,
 

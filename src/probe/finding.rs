@@ -414,7 +414,10 @@ pub fn diagnose(seen: &Transcript, ask: Ask) -> Diagnosis {
     let mut policy = None;
     if !seen.received.is_empty() && seen.end != End::TooLarge {
         let (answer, rest) = at_nul(&seen.received);
-        policy = read_answer(answer, ask, &mut findings);
+        // What a reset leaves of a policy says nothing about the policy.
+        if seen.end != End::Reset || !answer.starts_with(b"<") || is_http(answer) {
+            policy = read_answer(answer, ask, &mut findings);
+        }
         if policy.is_some() {
             look_at_the_wire(seen, answer.len() + 1, rest, &mut findings);
         }
@@ -527,4 +530,166 @@ fn is_http(answer: &[u8]) -> bool {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const RULES: &str = "<allow-access-from domain=\"*\" to-ports=\"5000\"/>";
+
+    fn seen(received: &[u8], end: End) -> Transcript {
+        let reads = usize::from(!received.is_empty());
+        Transcript { received: received.to_vec(), reads, end, took: Duration::ZERO }
+    }
+
+    fn answered(text: &str) -> Transcript {
+        seen(text.as_bytes(), End::Answered(Aftermath::Closed))
+    }
+
+    fn policy(inside: &str) -> String {
+        format!("<cross-domain-policy>{inside}</cross-domain-policy>\0")
+    }
+
+    fn codes(seen: &Transcript, ask: Ask) -> Vec<&'static str> {
+        diagnose(seen, ask).findings.iter().map(Finding::code).collect()
+    }
+
+    /// One of each, in the order of [`Finding::CODES`].
+    fn every() -> Vec<Finding> {
+        let text = String::new;
+        vec![
+            Finding::Unresolved(text()),
+            Finding::Refused,
+            Finding::Filtered,
+            Finding::Unreachable(text()),
+            Finding::LocalFailure(text()),
+            Finding::Silent,
+            Finding::Closed,
+            Finding::Reset { received: 0 },
+            Finding::ResetAfterAnswer,
+            Finding::TooLarge,
+            Finding::Http,
+            Finding::Tls,
+            Finding::NotXml { message: text(), beginning: Vec::new() },
+            Finding::NoEndTag,
+            Finding::InvalidPolicy { message: text(), errors: 1 },
+            Finding::NoNul { closed: true },
+            Finding::NoToPorts { rules: 1 },
+            Finding::HttpElement { elements: 1 },
+            Finding::SeveralSegments { bytes: 1, pieces: 2 },
+            Finding::SiteControlIgnored { stated: None },
+            Finding::TrailingBytes(1),
+            Finding::LeftOpen,
+            Finding::MetaPolicyAll,
+        ]
+    }
+
+    #[test]
+    fn every_finding_has_a_code_of_its_own_words_and_a_remedy() {
+        let codes: Vec<_> = every().iter().map(Finding::code).collect();
+        assert_eq!(codes, Finding::CODES);
+        for finding in every() {
+            assert!(!finding.to_string().is_empty());
+            for ask in Ask::EVERY {
+                assert!(!finding.remedy(ask).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sound_answer_is_a_policy_and_nothing_else() {
+        let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
+        let Diagnosis { policy, findings } =
+            diagnose(&answered(&policy(&format!("{inside}{RULES}"))), Ask::Master);
+        let policy = policy.unwrap();
+        assert_eq!((policy.meta_policy, policy.rules.len()), (MetaPolicy::None, 1));
+        assert_eq!(findings, []);
+    }
+
+    #[test]
+    fn none_outside_the_master_locks_nobody_out() {
+        let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
+        let answer = answered(&policy(&format!("{inside}{RULES}")));
+        for ask in [Ask::LoadPolicy, Ask::Destination] {
+            let diagnosis = diagnose(&answer, ask);
+            assert_eq!(diagnosis.policy.unwrap().meta_policy, MetaPolicy::All);
+            let stated = Some(MetaPolicy::None);
+            assert_eq!(diagnosis.findings, [Finding::SiteControlIgnored { stated }]);
+        }
+    }
+
+    #[test]
+    fn a_whole_policy_without_its_nul_does_not_count() {
+        let text = policy(RULES);
+        for end in [End::Closed, End::TimedOut, End::Reset] {
+            let diagnosis =
+                diagnose(&seen(text.trim_end_matches('\0').as_bytes(), end), Ask::Master);
+            assert_eq!(diagnosis.policy, None);
+            assert_eq!(diagnosis.findings.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_not_blamed_on_the_text_it_cut() {
+        assert_eq!(codes(&seen(b"<cross-dom", End::Reset), Ask::Master), ["reset"]);
+        assert_eq!(codes(&seen(b"220 mail", End::Reset), Ask::Master), ["reset", "not-xml"]);
+        assert_eq!(codes(&seen(b"HTTP/1.1 400", End::Reset), Ask::Master), ["http-server"]);
+    }
+
+    #[test]
+    fn another_protocol_is_named_and_not_what_follows_from_it() {
+        let alert = [0x15, 3, 1, 0, 2, 2, 70];
+        assert_eq!(
+            codes(&seen(&alert, End::Answered(Aftermath::Reset)), Ask::Destination),
+            ["tls-server"]
+        );
+        let page = b"<!DOCTYPE HTML PUBLIC><html>";
+        assert_eq!(codes(&seen(page, End::Closed), Ask::Destination), ["http-server"]);
+        assert_eq!(codes(&seen(page, End::TimedOut), Ask::Destination), ["http-server"]);
+    }
+
+    #[test]
+    fn an_empty_answer_is_no_policy() {
+        assert_eq!(codes(&answered("\0"), Ask::Master), ["not-xml"]);
+        assert_eq!(codes(&seen(b"", End::Closed), Ask::Master), ["closed"]);
+        assert_eq!(codes(&seen(b"", End::TimedOut), Ask::Master), ["silent"]);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_and_has_no_nul_has_two_faults() {
+        let cut = seen(b"<cross-domain-policy><allow-acc", End::Closed);
+        assert_eq!(codes(&cut, Ask::Master), ["no-nul", "no-end-tag"]);
+    }
+
+    #[test]
+    fn all_remarks_of_one_answer_are_kept_the_gravest_first() {
+        let text = policy(&format!(
+            "<allow-access-from domain=\"a.test\"/>{RULES}\
+             <allow-http-request-headers-from domain=\"*\" headers=\"*\"/>"
+        ));
+        let mut seen = seen(format!("{text}junk").as_bytes(), End::Answered(Aftermath::Open));
+        seen.reads = 3;
+        let diagnosis = diagnose(&seen, Ask::Master);
+        assert_eq!(
+            diagnosis.findings,
+            [
+                Finding::NoToPorts { rules: 1 },
+                Finding::SeveralSegments { bytes: text.len(), pieces: 3 },
+                Finding::TrailingBytes(4),
+                Finding::HttpElement { elements: 1 },
+                Finding::LeftOpen,
+            ]
+        );
+        assert_eq!(diagnosis.policy.unwrap().rules.len(), 1);
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        let shown = |bytes: &[u8]| Escaped(bytes).to_string();
+        assert_eq!(shown(b"\x1b[2J\r\n\x00\x9b\xff"), r"\u{1b}[2J\r\n\0\x9b\xff");
+        assert_eq!(shown("\u{9b}\u{202e}".as_bytes()), r"\u{9b}\u{202e}");
+        assert_eq!(shown("\"m\u{fc}nchen\" 'a\\b'".as_bytes()), "\"m\u{fc}nchen\" 'a\\\\b'");
+    }
 }

@@ -79,7 +79,8 @@ impl Target {
     /// A target from its two parts, as two arguments give them.
     pub fn from_parts(host: &str, port: &str) -> Result<Self, TargetError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let is_of_host = |c: char| !c.is_whitespace() && !c.is_control() && !"/[]@?#".contains(c);
+        let is_of_host =
+            |c: char| !c.is_whitespace() && !c.is_control() && !"/[]@?#'\"=|".contains(c);
         let has_stray_colon = bare.contains(':') && !is_v6(bare);
         if bare.is_empty() || has_stray_colon || !bare.chars().all(is_of_host) {
             return Err(TargetError::Host(host.to_owned()));
@@ -489,4 +490,190 @@ fn sum_up(walks: &[Walk]) -> Outcome {
         .or_else(|| outcomes().find(|&outcome| outcome == Outcome::Allowed))
         .or_else(|| outcomes().next())
         .unwrap_or(Outcome::Unknown(Doubt::Unresolved))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use player::{Aftermath, End};
+
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    /// What each port does; all others refuse.
+    fn walk_among(answers: &[(u16, &str)], port: u16, question: &Question) -> (Vec<u16>, Walk) {
+        let mut asked = Vec::new();
+        let destination = SocketAddr::from(([192, 0, 2, 1], port));
+        let walk = walk(destination, question, |server, _| {
+            asked.push(server.port());
+            let answer = answers.iter().find(|(port, _)| *port == server.port());
+            let received = answer.map_or_else(Vec::new, |(_, text)| format!("{text}\0").into());
+            let end = match answer {
+                Some(_) => End::Answered(Aftermath::Closed),
+                None => End::Refused,
+            };
+            Transcript { reads: usize::from(answer.is_some()), received, end, took: LIMIT }
+        });
+        (asked, walk)
+    }
+
+    fn policy(meta_policy: &str, ports: &str) -> String {
+        format!(
+            "<cross-domain-policy><site-control permitted-cross-domain-policies=\"{meta_policy}\"/>\
+             <allow-access-from domain=\"*.game.test\" to-ports=\"{ports}\"/></cross-domain-policy>"
+        )
+    }
+
+    const NO_RULE: Outcome = Outcome::Refused(Refusal::Policy(Reason::NoRule));
+
+    #[test]
+    fn a_player_asks_the_master_then_what_the_content_names_then_the_destination() {
+        let question = Question { load_policy: Some(8000), ..Question::default() };
+        let (asked, walk) = walk_among(&[], 5000, &question);
+        assert_eq!(asked, [843, 8000, 5000]);
+        assert_eq!(walk.outcome, Outcome::Refused(Refusal::NoPolicy));
+        let asks: Vec<_> = walk.steps.iter().map(|step| step.ask).collect();
+        assert_eq!(asks, Ask::EVERY);
+    }
+
+    #[test]
+    fn the_first_policy_that_grants_ends_it() {
+        let question = Question { load_policy: Some(8000), ..Question::default() };
+        let (all, low) = (policy("all", "5000"), policy("all", "6000"));
+        assert_eq!(walk_among(&[(843, &all)], 5000, &question).0, [843]);
+        let (asked, walk) = walk_among(&[(843, &low), (8000, &all)], 5000, &question);
+        assert_eq!((asked, walk.outcome), (vec![843, 8000], Outcome::Allowed));
+        let (asked, walk) = walk_among(&[(8000, &low), (5000, &all)], 5000, &question);
+        assert_eq!((asked, walk.outcome), (vec![843, 8000, 5000], Outcome::Allowed));
+    }
+
+    #[test]
+    fn a_master_that_claims_the_host_is_not_overruled() {
+        let question = Question { load_policy: Some(8000), ..Question::default() };
+        let all = policy("all", "5000");
+        for (meta_policy, outcome) in [
+            ("master-only", NO_RULE),
+            ("none", Outcome::Refused(Refusal::Policy(Reason::MetaPolicyNone))),
+        ] {
+            let master = policy(meta_policy, "6000");
+            let answers = [(843, &*master), (8000, &*all), (5000, &*all)];
+            let (asked, walk) = walk_among(&answers, 5000, &question);
+            assert_eq!((asked, walk.outcome), (vec![843], outcome), "{meta_policy}");
+        }
+    }
+
+    #[test]
+    fn a_master_that_fails_claims_nothing() {
+        let broken = policy("none", "no port");
+        let all = policy("none", "5000");
+        let answers = [(843, &*broken), (5000, &*all)];
+        let (asked, walk) = walk_among(&answers, 5000, &Question::default());
+        assert_eq!((asked, walk.outcome), (vec![843, 5000], Outcome::Allowed));
+    }
+
+    #[test]
+    fn a_policy_from_a_high_port_grants_no_low_one() {
+        let question = Question { load_policy: Some(8000), ..Question::default() };
+        let everything = policy("all", "*");
+        let (_, walk) = walk_among(&[(8000, &everything)], 80, &question);
+        assert_eq!(walk.outcome, Outcome::Refused(Refusal::Policy(Reason::LowPort)));
+        let question = Question { origin: Some("a.game.test".parse().unwrap()), ..question };
+        let (_, walk) = walk_among(&[(8000, &everything)], 80, &question);
+        assert_eq!(walk.outcome, Outcome::Refused(Refusal::Policy(Reason::LowPort)));
+    }
+
+    #[test]
+    fn no_port_is_asked_twice_and_a_named_one_is_awaited_longer() {
+        let question = |load_policy| Question { load_policy, ..Question::default() };
+        let (one, ten) = (LIMIT, 10 * LIMIT);
+        assert_eq!(
+            plan(5000, &question(None)),
+            [(843, Ask::Master, one), (5000, Ask::Destination, one)]
+        );
+        assert_eq!(
+            plan(5000, &question(Some(8000))),
+            [(843, Ask::Master, one), (8000, Ask::LoadPolicy, ten), (5000, Ask::Destination, one)]
+        );
+        assert_eq!(
+            plan(5000, &question(Some(843))),
+            [(843, Ask::Master, ten), (5000, Ask::Destination, one)]
+        );
+        assert_eq!(
+            plan(5000, &question(Some(5000))),
+            [(843, Ask::Master, one), (5000, Ask::LoadPolicy, ten)]
+        );
+        assert_eq!(plan(843, &question(None)), [(843, Ask::Master, one)]);
+    }
+
+    #[test]
+    fn without_an_origin_the_port_has_to_be_granted_to_some_content() {
+        let policy = |meta_policy, rules: &[(&str, &str, bool)]| Policy {
+            meta_policy,
+            rules: rules
+                .iter()
+                .map(|&(domain, ports, secure)| Rule {
+                    domain: domain.parse().unwrap(),
+                    ports: ports.parse().unwrap(),
+                    secure,
+                })
+                .collect(),
+        };
+        for domain in ["*", "*.a.test", "a.test", "192.0.2.7"] {
+            for secure in [false, true] {
+                let rules = [("b.test", "80", false), (domain, "5000", secure)];
+                let policy = policy(MetaPolicy::All, &rules);
+                let verdict = decide_for_anyone(&policy, 5000, 843);
+                assert_eq!(verdict, Verdict::Allowed { rule: 1 }, "{domain} {secure}");
+            }
+        }
+        let refused =
+            |policy: &Policy, port, policy_port| match decide_for_anyone(policy, port, policy_port)
+            {
+                Verdict::Allowed { .. } => None,
+                Verdict::Refused { reason, near } => Some((reason, near.len())),
+            };
+        let two = policy(MetaPolicy::All, &[("a.test", "80", false), ("b.test", "81", false)]);
+        assert_eq!(refused(&two, 5000, 843), Some((Reason::NoRule, 2)));
+        assert_eq!(refused(&two, 81, 7843), Some((Reason::LowPort, 2)));
+        assert_eq!(refused(&policy(MetaPolicy::All, &[]), 80, 843), Some((Reason::NoRule, 0)));
+        for rules in [&[][..], &[("*", "*", false)]] {
+            let none = policy(MetaPolicy::None, rules);
+            assert_eq!(refused(&none, 80, 843), Some((Reason::MetaPolicyNone, 0)));
+        }
+    }
+
+    #[test]
+    fn one_address_that_refuses_is_a_refusal_and_one_out_of_reach_is_none() {
+        let walk =
+            |outcome| Walk { address: IpAddr::from([192, 0, 2, 1]), steps: Vec::new(), outcome };
+        let unreachable = Outcome::Unknown(Doubt::Unreachable);
+        let sum = |outcomes: &[Outcome]| {
+            sum_up(&outcomes.iter().map(|&outcome| walk(outcome)).collect::<Vec<_>>())
+        };
+        assert_eq!(sum(&[Outcome::Allowed, unreachable, NO_RULE]), NO_RULE);
+        assert_eq!(sum(&[unreachable, Outcome::Allowed]), Outcome::Allowed);
+        assert_eq!(sum(&[unreachable]), unreachable);
+        assert_eq!(sum(&[]), Outcome::Unknown(Doubt::Unresolved));
+    }
+
+    #[test]
+    fn targets_are_a_host_and_a_port() {
+        let target = |text: &str| text.parse::<Target>().map(|target| target.to_string());
+        for good in ["game.test:5000", "192.0.2.7:80", "[2001:db8::7]:5000", "[fe80::1%lo]:1"] {
+            assert_eq!(target(good).as_deref(), Ok(good));
+        }
+        for (bad, error) in [
+            ("game.test", TargetError::NoPort("game.test".into())),
+            ("2001:db8::7", TargetError::NoPort("2001:db8::7".into())),
+            ("game.test:", TargetError::Port(String::new())),
+            ("game.test:+80", TargetError::Port("+80".into())),
+            ("game.test:65536", TargetError::Port("65536".into())),
+            (":80", TargetError::Host(String::new())),
+            ("http://game.test:80", TargetError::Host("http://game.test".into())),
+            ("a:b:80", TargetError::Host("a:b".into())),
+            ("a b:80", TargetError::Host("a b".into())),
+            ("a|b:80", TargetError::Host("a|b".into())),
+        ] {
+            assert_eq!(target(bad), Err(error));
+        }
+    }
 }

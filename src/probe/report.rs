@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
-use crate::probe::{Ask, Outcome, Question, Report, Step};
+use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step};
 
 /// How many of a policy's near misses people are shown.
 const NEAR_MISSES: usize = 8;
@@ -307,12 +307,10 @@ pub fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
     let state = reports.iter().map(State::of).max().unwrap_or(State::Unknown);
     let mut line = String::new();
     if let [report] = reports {
-        let worst = report
-            .steps()
-            .flat_map(|step| &step.findings)
-            .filter(|finding| finding.severity() >= Severity::Warning)
-            .max_by_key(|finding| finding.severity())
-            .or(report.unresolved.as_ref());
+        let worst = match report.outcome {
+            Outcome::Refused(Refusal::Policy(_)) => None,
+            _ => gravest(report),
+        };
         _ = write!(line, "{} {}: {}", report.target, report.outcome.as_str(), {
             reason(report, question)
         });
@@ -330,20 +328,28 @@ pub fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
     // What follows the first of these is performance data.
     let mut line = format!("MASTERPOLICYD {} - {}", state.as_str(), line.replace('|', "/"));
     line.push_str(" |");
-    for (index, report) in reports.iter().enumerate() {
-        let label = |name: &str| match reports {
-            [_] => name.to_owned(),
-            _ => format!("{name}{}", index + 1),
+    for report in reports {
+        // Graphs are kept by label, so that of one target must not hang on how many there are.
+        let (time, size) = match reports {
+            [_] => ("time".to_owned(), "size".to_owned()),
+            _ => (format!("'{} time'", report.target), format!("'{} size'", report.target)),
         };
-        let limit = question.limit.as_secs_f64();
-        let took = report.took.as_secs_f64();
-        _ = write!(line, " {}={took:.6}s;;{limit:.6};0", label("time"));
-        let size = report.steps().filter(|step| step.decision.is_some()).map(|step| step.bytes);
-        if let Some(size) = size.max() {
-            _ = write!(line, " {}={size}B;{ONE_SEGMENT};;0", label("size"));
+        let (took, limit) = (report.took.as_secs_f64(), question.limit.as_secs_f64());
+        _ = write!(line, " {time}={took:.6}s;;{limit:.6};0");
+        let bytes = report.steps().filter(|step| step.decision.is_some()).map(|step| step.bytes);
+        if let Some(bytes) = bytes.max() {
+            _ = write!(line, " {size}={bytes}B;{ONE_SEGMENT};;0");
         }
     }
     (line, state)
+}
+
+/// The first of the findings that matter most, if any matters.
+fn gravest(report: &Report) -> Option<&Finding> {
+    let findings = || report.steps().flat_map(|step| &step.findings).chain(&report.unresolved);
+    [Severity::Fault, Severity::Warning]
+        .into_iter()
+        .find_map(|severity| findings().find(|finding| finding.severity() == severity))
 }
 
 /// A report as programs read it; the manual lists the members.

@@ -39,7 +39,7 @@ pub enum Command {
     #[command(subcommand)]
     Show(Show),
     /// Ask hosts for their policy as a player does, and say why a connection would be refused
-    Probe(ProbeArgs),
+    Probe(Probe),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -68,7 +68,7 @@ pub enum Show {
 #[command(override_usage = "masterpolicyd probe [OPTIONS] HOST PORT
        masterpolicyd probe [OPTIONS] HOST:PORT...
        masterpolicyd probe [OPTIONS] --targets FILE")]
-pub struct ProbeArgs {
+pub struct Probe {
     /// A host and the port that the content connects to, or any number of HOST:PORT
     #[arg(value_name = "HOST:PORT")]
     pub targets: Vec<String>,
@@ -100,7 +100,7 @@ pub struct ProbeArgs {
 
     /// Which addresses
     #[command(flatten)]
-    pub family: FamilyArgs,
+    pub family: Family,
 
     /// Print one JSON object, or an array for several targets
     #[arg(long, conflicts_with = "nagios")]
@@ -113,7 +113,7 @@ pub struct ProbeArgs {
 
 /// Which of a host's addresses are asked; all, when neither is set.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct FamilyArgs {
+pub struct Family {
     /// Ask IPv4 addresses only
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     pub ipv4: bool,

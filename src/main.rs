@@ -1,9 +1,7 @@
-//! The program: everything is in the library.
-
-use std::process::ExitCode;
+//! The binary; everything is in the library.
 
 use clap::Parser;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     masterpolicyd::run(&masterpolicyd::cli::Cli::parse()).into()
 }

@@ -6,7 +6,7 @@ use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::ProbeArgs;
+use crate::cli;
 use crate::exit::Exit;
 use crate::policy::OriginError;
 use crate::probe::fleet::{self, LineError, Progress};
@@ -19,7 +19,7 @@ use crate::probe::{Family, Question, Report, Target, TargetError};
 /// [`Exit::Negative`] when it is refused somewhere, else [`Exit::Unknown`]. With it, the codes of
 /// a monitoring plugin.
 #[must_use]
-pub fn run(args: &ProbeArgs) -> Exit {
+pub fn run(args: &cli::Probe) -> Exit {
     let mut out = io::stdout().lock();
     let exit = understand(args).and_then(|(targets, question)| {
         let reports = ask_all(&targets, &question, args.nagios);
@@ -80,7 +80,7 @@ impl fmt::Display for ProbeError {
     }
 }
 
-fn understand(args: &ProbeArgs) -> Result<(Vec<Target>, Question), ProbeError> {
+fn understand(args: &cli::Probe) -> Result<(Vec<Target>, Question), ProbeError> {
     let origin = args.origin.as_deref().map(str::parse).transpose();
     let question = Question {
         origin: origin.map_err(ProbeError::Origin)?,
@@ -148,7 +148,7 @@ fn ask_all(targets: &[Target], question: &Question, nagios: bool) -> Vec<Report>
 
 fn print(
     out: &mut (impl Write + IsTerminal),
-    args: &ProbeArgs,
+    args: &cli::Probe,
     reports: &[Report],
     question: &Question,
 ) -> io::Result<Exit> {

@@ -1,0 +1,780 @@
+//! The listening sockets: inherited ones are adopted, the others bound.
+//!
+//! This module knows addresses and sockets, systemd's way of passing them on, and what an
+//! administrator can do about each failure. It has never heard of the configuration file, accepts
+//! no connection, and logs nothing.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+
+use listenfd::ListenFd;
+use nix::sys::socket::setsockopt;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::policy::FIRST_UNPRIVILEGED_PORT;
+
+/// What the names of our sockets in systemd's descriptor store begin with. A socket that a
+/// socket unit hands over is named after the unit and never begins with this.
+pub const STORE_PREFIX: &str = "masterpolicyd-store-";
+
+/// The name under which the socket of this address is kept in the descriptor store.
+///
+/// A name must have no colon and no control character, since `LISTEN_FDNAMES` separates by
+/// colons (`sd_pid_notify_with_fds(3)`).
+#[must_use]
+pub fn store_name(address: SocketAddr) -> String {
+    format!("{STORE_PREFIX}{address}").replace(':', "_")
+}
+
+/// How a listening socket came to this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Bound by this process.
+    Bound,
+    /// Handed over by a socket unit, or by whoever sets `LISTEN_FDS`.
+    SocketUnit,
+    /// Taken back from the descriptor store.
+    Stored {
+        /// Its name there.
+        name: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bound => "bound",
+            Self::SocketUnit => "from the socket unit",
+            Self::Stored { .. } => "from the descriptor store",
+        })
+    }
+}
+
+/// A socket that listens, does not block and is closed on exec.
+#[derive(Debug)]
+pub struct ListeningSocket {
+    /// The socket.
+    pub socket: TcpListener,
+    /// The address that was asked for. With port 0, only the socket knows which port it got.
+    pub address: SocketAddr,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Everything that [`bind`] achieved.
+#[derive(Debug)]
+pub struct Bound {
+    /// In the order of the addresses asked for; those that were skipped are missing.
+    pub sockets: Vec<ListeningSocket>,
+    /// What the administrator should know.
+    pub warnings: Vec<Warning>,
+    /// Names of sockets in the descriptor store that are of no use any more. Until the store
+    /// drops them, too, they hold their port, and clients wait in their queue for nothing.
+    pub to_remove_from_store: Vec<String>,
+}
+
+/// What the administrator should know about the sockets, though it keeps nothing from starting.
+#[derive(Debug)]
+pub enum Warning {
+    /// The host has no IPv6, so this wildcard address was skipped.
+    NoIpv6(SocketAddr),
+    /// The socket unit handed over an IPv6 socket that takes IPv4 connections too.
+    DualStack(SocketAddr),
+    /// A socket in the descriptor store is of no use.
+    UnusableInStore {
+        /// Its name there.
+        name: String,
+        /// What is wrong with it.
+        reason: io::Error,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoIpv6(address) => write!(f, "skipped {address}: this host has no IPv6"),
+            Self::DualStack(address) => write!(
+                f,
+                "{address} from the socket unit takes IPv4 connections too: \
+                 set BindIPv6Only=ipv6-only in the unit"
+            ),
+            Self::UnusableInStore { name, reason } => {
+                write!(f, "dropped {name} from the descriptor store: {reason}")
+            }
+        }
+    }
+}
+
+/// Sockets that were open and listening when the process started.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    offers: Vec<Offer<TcpListener>>,
+    unusable_in_store: Vec<(String, io::Error)>,
+}
+
+/// An inherited socket. What is decided about it does not depend on its type.
+#[derive(Debug)]
+struct Offer<T> {
+    socket: T,
+    address: SocketAddr,
+    origin: Origin,
+}
+
+impl Inherited {
+    /// Takes what `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` describe (`sd_listen_fds(3)`);
+    /// nothing where they are meant for another process. A second call finds nothing, since
+    /// this removes `LISTEN_FDS` and `LISTEN_PID` from the environment; that is legal while the
+    /// process has a single thread.
+    pub fn from_env() -> Result<Self, BindError> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut descriptors = ListenFd::from_env();
+        let mut inherited = Self::default();
+        for index in 0..descriptors.len() {
+            let name = names.next().unwrap_or_default();
+            match (take_listener(&mut descriptors, index), origin_of(name)) {
+                (Ok((socket, address)), origin) => {
+                    inherited.offers.push(Offer { socket, address, origin });
+                }
+                // The store outlives whoever filled it, so it must not keep us from starting.
+                (Err(reason), Origin::Stored { name }) => {
+                    inherited.unusable_in_store.push((name, reason));
+                }
+                (Err(reason), _) => {
+                    let name = name.to_owned();
+                    return Err(BindError::Inherited { position: index + 1, name, reason });
+                }
+            }
+        }
+        Ok(inherited)
+    }
+}
+
+fn origin_of(name: &str) -> Origin {
+    if name.starts_with(STORE_PREFIX) {
+        Origin::Stored { name: name.to_owned() }
+    } else {
+        Origin::SocketUnit
+    }
+}
+
+fn take_listener(
+    descriptors: &mut ListenFd,
+    index: usize,
+) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = descriptors
+        .take_tcp_listener(index)?
+        .ok_or_else(|| io::Error::other("it was taken before"))?;
+    let raw = SockRef::from(&socket);
+    if !matches!(raw.protocol()?, Some(Protocol::TCP | Protocol::MPTCP)) {
+        return Err(io::Error::other("it is not a TCP socket"));
+    }
+    if !raw.is_listener()? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    Ok((socket, address))
+}
+
+/// Provides a listening socket for each of `addresses`, which are all that the daemon listens
+/// on: the inherited one that is bound to it, or else a new one.
+///
+/// The sockets of a socket unit must be exactly these: the unit may live in a private network,
+/// where binding would work and nobody could connect. A socket of the descriptor store that
+/// meets no address is closed. An IPv6 wildcard is skipped on a host without IPv6.
+///
+/// `holders` names whoever has the port of an address; it is asked only about one that is taken.
+pub fn bind(
+    addresses: &[SocketAddr],
+    inherited: Inherited,
+    holders: &dyn Fn(SocketAddr) -> Vec<String>,
+) -> Result<Bound, BindError> {
+    let plan = plan(addresses, inherited.offers, &host_has_ipv6)?;
+    let mut bound =
+        Bound { sockets: vec![], warnings: vec![], to_remove_from_store: plan.unused_in_store };
+    for (name, reason) in inherited.unusable_in_store {
+        bound.to_remove_from_store.push(name.clone());
+        bound.warnings.push(Warning::UnusableInStore { name, reason });
+    }
+    for (address, source) in plan.sources {
+        let (socket, origin) = match source {
+            Source::Adopt(socket, origin) => (socket, origin),
+            Source::Bind => (bind_one(address, holders)?, Origin::Bound),
+            Source::Skip => {
+                bound.warnings.push(Warning::NoIpv6(address));
+                continue;
+            }
+        };
+        if origin == Origin::SocketUnit && takes_ipv4_too(&socket, address) {
+            bound.warnings.push(Warning::DualStack(address));
+        }
+        bound.sockets.push(ListeningSocket { socket, address, origin });
+    }
+    if bound.sockets.is_empty() && !addresses.is_empty() {
+        return Err(BindError::NoAddress);
+    }
+    Ok(bound)
+}
+
+/// Where the socket of each address comes from.
+#[derive(Debug)]
+struct Plan<T> {
+    sources: Vec<(SocketAddr, Source<T>)>,
+    unused_in_store: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Source<T> {
+    Adopt(T, Origin),
+    Bind,
+    Skip,
+}
+
+fn plan<T>(
+    addresses: &[SocketAddr],
+    offers: Vec<Offer<T>>,
+    has_ipv6: &dyn Fn() -> bool,
+) -> Result<Plan<T>, BindError> {
+    let (mut unit, mut stored): (Vec<_>, Vec<_>) =
+        offers.into_iter().partition(|offer| offer.origin == Origin::SocketUnit);
+    let has_unit = !unit.is_empty();
+    let mut sources = Vec::with_capacity(addresses.len());
+    let mut missing = Vec::new();
+    for &address in addresses {
+        // Beside a socket unit the store can only hold leftovers of the time before it.
+        let offers = if has_unit { &mut unit } else { &mut stored };
+        let source = match offers.iter().position(|offer| offer.address == address) {
+            Some(index) => {
+                let offer = offers.swap_remove(index);
+                Source::Adopt(offer.socket, offer.origin)
+            }
+            None if is_ipv6_wildcard(address) && !has_ipv6() => Source::Skip,
+            None if has_unit => {
+                missing.push(address);
+                continue;
+            }
+            None => Source::Bind,
+        };
+        sources.push((address, source));
+    }
+    let unnamed: Vec<_> = unit.into_iter().map(|offer| offer.address).collect();
+    if !missing.is_empty() || !unnamed.is_empty() {
+        let ipv6_only = missing.iter().any(|missing| has_other_wildcard(addresses, *missing));
+        return Err(BindError::Mismatch { missing, unnamed, ipv6_only });
+    }
+    let in_use = |name: &String| {
+        sources.iter().any(
+            |(_, source)| matches!(source, Source::Adopt(_, Origin::Stored { name: n }) if n == name),
+        )
+    };
+    let mut unused_in_store: Vec<_> = stored
+        .into_iter()
+        .filter_map(|offer| match offer.origin {
+            Origin::Stored { name } => Some(name),
+            Origin::Bound | Origin::SocketUnit => None,
+        })
+        // Removing a name from the store removes every socket of that name.
+        .filter(|name| !in_use(name))
+        .collect();
+    unused_in_store.sort();
+    unused_in_store.dedup();
+    Ok(Plan { sources, unused_in_store })
+}
+
+fn is_ipv6_wildcard(address: SocketAddr) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+/// Whether `addresses` names the wildcard of the other family at the same port. One socket of
+/// both families, systemd's default, would then keep the other from being bound.
+fn has_other_wildcard(addresses: &[SocketAddr], address: SocketAddr) -> bool {
+    address.ip().is_unspecified()
+        && addresses.iter().any(|other| {
+            other.ip().is_unspecified()
+                && other.port() == address.port()
+                && other.is_ipv4() != address.is_ipv4()
+        })
+}
+
+/// Whether the kernel gives out IPv6 sockets at all. Where only its addresses are turned off
+/// (`net.ipv6.conf.all.disable_ipv6`), the wildcard can be bound and serves once they are back.
+fn host_has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
+        .map_or_else(|error| !is_no_ipv6(&error), |_| true)
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+fn takes_ipv4_too(socket: &TcpListener, address: SocketAddr) -> bool {
+    is_ipv6_wildcard(address) && SockRef::from(socket).only_v6().is_ok_and(|only| !only)
+}
+
+fn bind_one(
+    address: SocketAddr,
+    holders: &dyn Fn(SocketAddr) -> Vec<String>,
+) -> Result<TcpListener, BindError> {
+    listening_socket(address).map_err(|reason| {
+        let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
+        let holders = if is_taken { holders(address) } else { Vec::new() };
+        BindError::Bind { address, reason, holders }
+    })
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<TcpListener> {
+    // New sockets of this crate are closed on exec.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // On Linux this takes no port from a listener; it only disregards connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    // As long as the kernel allows, which caps it at net.core.somaxconn.
+    socket.listen(i32::MAX)?;
+    Ok(socket.into())
+}
+
+/// `TCP_DEFER_ACCEPT`, which no crate in use has; seconds.
+#[derive(Clone, Copy)]
+struct DeferAccept;
+
+nix::setsockopt_impl!(
+    DeferAccept,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32,
+    nix::sys::socket::sockopt::SetStruct<'_, u32>
+);
+
+/// Lets the kernel wait with a connection until its first bytes are there, so that accepting and
+/// reading are one step.
+///
+/// The wait is one second, the shortest that there is, which the kernel counts as one
+/// retransmission of its SYN-ACK: a peer that stays silent is seen after about that second, and
+/// then has the deadline of every other. `tcp(7)`.
+pub fn defer_accept(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, DeferAccept, &1)?)
+}
+
+/// Why there is no socket for an address.
+#[derive(Debug)]
+pub enum BindError {
+    /// An address cannot be bound, or cannot be listened on.
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        reason: io::Error,
+        /// Who has the port, where it is taken and that can be known.
+        holders: Vec<String>,
+    },
+    /// An inherited descriptor is no listening TCP socket.
+    Inherited {
+        /// Which one of all, counted from 1.
+        position: usize,
+        /// Its name, such as that of the socket unit; may be empty.
+        name: String,
+        /// What is wrong with it.
+        reason: io::Error,
+    },
+    /// The sockets that the socket unit hands over are not the addresses to listen on.
+    Mismatch {
+        /// What the unit does not hand over.
+        missing: Vec<SocketAddr>,
+        /// What the unit hands over though nothing names it.
+        unnamed: Vec<SocketAddr>,
+        /// Whether the unit must be told to keep IPv6 from taking IPv4's port.
+        ipv6_only: bool,
+    },
+    /// Every address was skipped, for the host has no IPv6.
+    NoAddress,
+}
+
+impl BindError {
+    /// Whether it is for want of permission, rather than a fault of the system or the
+    /// configuration.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(
+            self,
+            Self::Bind { reason, .. } if reason.kind() == io::ErrorKind::PermissionDenied
+        )
+    }
+
+    /// Whether the configuration is at fault, the daemon's or that of its socket unit.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Inherited { .. } | Self::Mismatch { .. } | Self::NoAddress)
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { address, reason, holders } => {
+                write!(f, "cannot bind {address}: {reason}: {}", remedy(*address, reason, holders))
+            }
+            Self::Inherited { position, name, reason } => {
+                write!(f, "cannot use inherited descriptor {position}")?;
+                if !name.is_empty() {
+                    write!(f, " ({})", name.escape_default())?;
+                }
+                write!(f, ": {reason}: a socket unit must have ListenStream=ADDRESS:PORT and ")?;
+                f.write_str("Accept=no")
+            }
+            Self::Mismatch { missing, unnamed, ipv6_only } => {
+                f.write_str("the socket unit and the configuration disagree")?;
+                let mut separator = ": ";
+                for address in missing {
+                    write!(
+                        f,
+                        "{separator}nothing was handed over for {address}, so add \
+                         ListenStream={address} to the unit"
+                    )?;
+                    separator = "; ";
+                }
+                if *ipv6_only {
+                    f.write_str(", with BindIPv6Only=ipv6-only")?;
+                }
+                for address in unnamed {
+                    write!(
+                        f,
+                        "{separator}{address} was handed over and is not listened on, so remove \
+                         ListenStream={address} from the unit or add the address to listen"
+                    )?;
+                    separator = "; ";
+                }
+                Ok(())
+            }
+            Self::NoAddress => f.write_str(
+                "nothing to listen on: this host has no IPv6, and listen names IPv6 only: \
+                 add \"0.0.0.0:843\" to listen",
+            ),
+        }
+    }
+}
+
+impl Error for BindError {}
+
+/// What an administrator can do about it.
+fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < FIRST_UNPRIVILEGED_PORT => {
+            let program = std::env::current_exe()
+                .map_or_else(|_| "PROGRAM".to_owned(), |path| path.display().to_string());
+            format!(
+                "start as root, grant CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep \
+                 {program}), or use the systemd unit"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            "allow it in SELinux or AppArmor, or in SocketBindDeny= of the systemd unit".to_owned()
+        }
+        io::ErrorKind::AddrInUse if holders.is_empty() => format!(
+            "stop whoever has the port (ss -ltnp 'sport = :{}' as root names it)",
+            address.port()
+        ),
+        io::ErrorKind::AddrInUse => {
+            format!("{} has it: stop it, or take the address out of listen", holders.join(", "))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this host has the address: correct it, or start after \
+             network-online.target"
+                .to_owned()
+        }
+        _ if is_no_ipv6(reason) => {
+            "this host has no IPv6: take the address out of listen".to_owned()
+        }
+        _ => "see listen in masterpolicyd.toml(5)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::socket::getsockopt;
+    use nix::sys::socket::sockopt::ReuseAddr;
+    use std::collections::BTreeMap;
+
+    const WITH_IPV6: &dyn Fn() -> bool = &|| true;
+    const WITHOUT_IPV6: &dyn Fn() -> bool = &|| false;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn from_unit(text: &str) -> Offer<()> {
+        Offer { socket: (), address: text.parse().unwrap(), origin: Origin::SocketUnit }
+    }
+
+    fn from_store(text: &str) -> Offer<()> {
+        let address = text.parse().unwrap();
+        Offer { socket: (), address, origin: Origin::Stored { name: store_name(address) } }
+    }
+
+    fn sources(plan: Plan<()>) -> Vec<Source<()>> {
+        plan.sources.into_iter().map(|(_, source)| source).collect()
+    }
+
+    fn nobody(_: SocketAddr) -> Vec<String> {
+        unreachable!("holders are asked for only where a port is taken")
+    }
+
+    #[test]
+    fn names_in_the_store_are_legal_and_come_back_as_ours() {
+        for text in ["0.0.0.0:843", "[::]:843", "[fe80::1%2]:843", "[2001:db8::1]:65535"] {
+            let name = store_name(text.parse().unwrap());
+            assert!(!name.contains(|c: char| c == ':' || c.is_control()), "{name}");
+            assert!(name.len() < 256, "{name}");
+            assert_eq!(origin_of(&name), Origin::Stored { name });
+        }
+        assert_eq!(origin_of("masterpolicyd.socket"), Origin::SocketUnit);
+        assert_eq!(origin_of(""), Origin::SocketUnit);
+    }
+
+    #[test]
+    fn without_inheritance_every_address_is_bound() {
+        let wanted = addresses(&["0.0.0.0:843", "[::]:843"]);
+        let plan = plan::<()>(&wanted, vec![], WITH_IPV6).unwrap();
+        assert_eq!(plan.unused_in_store, Vec::<String>::new());
+        assert_eq!(sources(plan), [Source::Bind, Source::Bind]);
+    }
+
+    #[test]
+    fn a_host_without_ipv6_skips_the_wildcard_alone() {
+        let wanted = addresses(&["[::]:843", "0.0.0.0:843", "[::1]:843"]);
+        let plan = plan::<()>(&wanted, vec![], WITHOUT_IPV6).unwrap();
+        assert_eq!(sources(plan), [Source::Skip, Source::Bind, Source::Bind]);
+    }
+
+    #[test]
+    fn the_sockets_of_a_unit_are_adopted_in_the_order_of_the_addresses() {
+        let wanted = addresses(&["0.0.0.0:843", "[::]:843", "127.0.0.1:9843"]);
+        let offers = ["127.0.0.1:9843", "0.0.0.0:843", "[::]:843"].map(from_unit).into();
+        let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
+        let order: Vec<_> = plan.sources.iter().map(|(address, _)| *address).collect();
+        assert_eq!(order, wanted);
+        assert!(sources(plan).iter().all(|s| *s == Source::Adopt((), Origin::SocketUnit)));
+    }
+
+    #[test]
+    fn a_unit_that_hands_over_less_is_refused_with_the_line_to_add() {
+        let wanted = addresses(&["0.0.0.0:843", "[::]:843"]);
+        let error = plan(&wanted, vec![from_unit("[::]:843")], WITH_IPV6).unwrap_err();
+        assert!(error.is_configuration() && !error.is_permission());
+        assert_eq!(
+            error.to_string(),
+            "the socket unit and the configuration disagree: nothing was handed over for \
+             0.0.0.0:843, so add ListenStream=0.0.0.0:843 to the unit, with \
+             BindIPv6Only=ipv6-only"
+        );
+    }
+
+    #[test]
+    fn a_unit_that_hands_over_more_is_refused_with_the_line_to_remove() {
+        let wanted = addresses(&["127.0.0.1:843"]);
+        let offers = ["127.0.0.1:843", "127.0.0.1:844"].map(from_unit).into();
+        let error = plan(&wanted, offers, WITH_IPV6).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the socket unit and the configuration disagree: 127.0.0.1:844 was handed over and \
+             is not listened on, so remove ListenStream=127.0.0.1:844 from the unit or add the \
+             address to listen"
+        );
+    }
+
+    #[test]
+    fn every_disagreement_with_the_unit_is_shown_at_once() {
+        let wanted = addresses(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let offers = ["127.0.0.1:3", "127.0.0.1:4"].map(from_unit).into();
+        let text = plan(&wanted, offers, WITH_IPV6).unwrap_err().to_string();
+        for port in 1..=4 {
+            assert!(text.contains(&format!("ListenStream=127.0.0.1:{port} ")), "{port}: {text}");
+        }
+        assert!(!text.contains("BindIPv6Only"), "{text}");
+    }
+
+    #[test]
+    fn a_socket_handed_over_twice_is_one_too_many() {
+        let wanted = addresses(&["127.0.0.1:843"]);
+        let offers = ["127.0.0.1:843", "127.0.0.1:843"].map(from_unit).into();
+        assert!(matches!(
+            plan(&wanted, offers, WITH_IPV6),
+            Err(BindError::Mismatch { unnamed, .. }) if unnamed == wanted
+        ));
+    }
+
+    #[test]
+    fn a_unit_need_not_hand_over_a_wildcard_that_the_host_cannot_have() {
+        let wanted = addresses(&["0.0.0.0:843", "[::]:843"]);
+        let plan = plan(&wanted, vec![from_unit("0.0.0.0:843")], WITHOUT_IPV6).unwrap();
+        assert_eq!(sources(plan), [Source::Adopt((), Origin::SocketUnit), Source::Skip]);
+    }
+
+    #[test]
+    fn the_store_gives_what_is_listened_on_and_loses_the_rest() {
+        let wanted = addresses(&["0.0.0.0:843", "127.0.0.1:9843"]);
+        let offers = ["0.0.0.0:843", "0.0.0.0:7843"].map(from_store).into();
+        let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
+        assert_eq!(plan.unused_in_store, [store_name("0.0.0.0:7843".parse().unwrap())]);
+        let name = store_name(wanted[0]);
+        assert_eq!(sources(plan), [Source::Adopt((), Origin::Stored { name }), Source::Bind]);
+    }
+
+    #[test]
+    fn beside_a_unit_the_store_is_emptied() {
+        let wanted = addresses(&["0.0.0.0:843"]);
+        let offers = vec![from_store("0.0.0.0:843"), from_unit("0.0.0.0:843")];
+        let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
+        assert_eq!(plan.unused_in_store, [store_name(wanted[0])]);
+        assert_eq!(sources(plan), [Source::Adopt((), Origin::SocketUnit)]);
+    }
+
+    /// Removing a name removes every socket of that name, the one in use among them.
+    #[test]
+    fn a_name_that_is_in_use_stays_in_the_store() {
+        let wanted = addresses(&["0.0.0.0:843"]);
+        let offers = ["0.0.0.0:843", "0.0.0.0:843"].map(from_store).into();
+        let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
+        assert_eq!(plan.unused_in_store, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_bound_socket_listens_without_blocking() {
+        let bound = bind(&addresses(&["127.0.0.1:0"]), Inherited::default(), &nobody).unwrap();
+        let [ListeningSocket { socket, origin, .. }] = &bound.sockets[..] else {
+            panic!("one address, one socket: {bound:?}")
+        };
+        assert_eq!(*origin, Origin::Bound);
+        assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(getsockopt(socket, ReuseAddr).unwrap());
+        assert_eq!(fcntl(socket, FcntlArg::F_GETFD).unwrap(), libc::FD_CLOEXEC);
+        std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+    }
+
+    /// Or else it would take IPv4's connections, too, and IPv4's address could not be bound.
+    #[test]
+    fn an_ipv6_socket_leaves_ipv4_alone() {
+        if !host_has_ipv6() {
+            eprintln!("skipped an_ipv6_socket_leaves_ipv4_alone: no IPv6");
+            return;
+        }
+        let wildcard = "[::]:0".parse().unwrap();
+        assert!(!takes_ipv4_too(&listening_socket(wildcard).unwrap(), wildcard));
+        let systemd_default = TcpListener::bind(wildcard).unwrap();
+        assert!(takes_ipv4_too(&systemd_default, wildcard));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_refused_with_its_holder() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let asked = |about: SocketAddr| {
+            assert_eq!(about, address);
+            vec!["nginx (pid 12)".to_owned()]
+        };
+        let error = bind(&[address], Inherited::default(), &asked).unwrap_err();
+        assert!(!error.is_permission() && !error.is_configuration());
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot bind {address}: Address already in use (os error 98): nginx (pid 12) has \
+                 it: stop it, or take the address out of listen"
+            )
+        );
+        let error = bind(&[address], Inherited::default(), &|_| vec![]).unwrap_err();
+        assert!(error.to_string().contains("ss -ltnp"), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_refused() {
+        let error = bind(&addresses(&["192.0.2.1:0"]), Inherited::default(), &nobody).unwrap_err();
+        assert!(error.to_string().contains("no interface of this host has the address"), "{error}");
+    }
+
+    #[test]
+    fn remedies_for_permission_depend_on_the_port() {
+        let error = |text: &str| BindError::Bind {
+            address: text.parse().unwrap(),
+            reason: io::Error::from_raw_os_error(libc::EACCES),
+            holders: vec![],
+        };
+        let privileged = error("0.0.0.0:843");
+        assert!(privileged.is_permission());
+        let text = privileged.to_string();
+        assert!(
+            text.starts_with(
+                "cannot bind 0.0.0.0:843: Permission denied (os error 13): start as root, grant \
+                 CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep /"
+            ),
+            "{text}"
+        );
+        assert!(error("0.0.0.0:7843").to_string().contains("SocketBindDeny="));
+    }
+
+    /// `RestrictAddressFamilies=AF_INET` of a unit looks the same as a kernel without IPv6.
+    #[test]
+    fn without_the_address_family_the_wildcard_is_skipped_with_a_warning() {
+        // The filter binds the thread that sets it.
+        std::thread::spawn(|| {
+            refuse_ipv6_sockets();
+            assert_skips_ipv6();
+        })
+        .join()
+        .unwrap();
+    }
+
+    fn assert_skips_ipv6() {
+        assert!(!host_has_ipv6());
+        let both = addresses(&["127.0.0.1:0", "[::]:0"]);
+        let bound = bind(&both, Inherited::default(), &nobody).unwrap();
+        assert_eq!(bound.sockets.len(), 1);
+        let warnings: Vec<_> = bound.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, ["skipped [::]:0: this host has no IPv6"]);
+
+        let error = bind(&both[1..], Inherited::default(), &nobody).unwrap_err();
+        assert!(matches!(error, BindError::NoAddress), "{error}");
+        let error = bind(&addresses(&["[::1]:0"]), Inherited::default(), &nobody).unwrap_err();
+        assert!(error.to_string().contains("this host has no IPv6"), "{error}");
+    }
+
+    fn refuse_ipv6_sockets() {
+        use seccompiler::{
+            BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+            SeccompFilter, SeccompRule,
+        };
+        let family = u64::try_from(libc::AF_INET6).unwrap();
+        let is_ipv6 =
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family).unwrap();
+        let rules =
+            BTreeMap::from([(libc::SYS_socket, vec![SeccompRule::new(vec![is_ipv6]).unwrap()])]);
+        let refusal = SeccompAction::Errno(u32::try_from(libc::EAFNOSUPPORT).unwrap());
+        let architecture = std::env::consts::ARCH.try_into().unwrap();
+        let filter =
+            SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn accepting_can_wait_for_the_request() {
+        let bound = bind(&addresses(&["127.0.0.1:0"]), Inherited::default(), &nobody).unwrap();
+        let socket = &bound.sockets[0].socket;
+        defer_accept(socket).unwrap();
+        let mut client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        // The handshake is over on loopback once connect returns.
+        assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        io::Write::write_all(&mut client, b"<").unwrap();
+        let mut readable = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut readable, PollTimeout::from(10_000u16)).unwrap();
+        socket.accept().expect("the connection came with its first byte");
+    }
+}

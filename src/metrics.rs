@@ -1,0 +1,239 @@
+//! What the server counts while it runs, and what that reads like.
+
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::connection::Outcome;
+
+/// The upper ends of the histogram's buckets, in seconds.
+pub const DURATION_BUCKETS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 0.5, 1.0, 3.0, 5.0];
+
+/// Everything that is counted since the start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counters {
+    /// Connections that ended, by outcome, in the order of [`Outcome::EVERY`].
+    requests: [u64; Outcome::EVERY.len()],
+    /// How long they took from accept to close.
+    pub durations: Histogram,
+    /// How often `accept4` failed.
+    pub accept_errors: u64,
+    /// Reloads that took hold.
+    pub reloads_ok: u64,
+    /// Reloads that left the old policy serving.
+    pub reloads_failed: u64,
+}
+
+impl Counters {
+    /// Counts one connection that took `duration` from accept to close.
+    pub fn record(&mut self, outcome: Outcome, duration: Duration) {
+        self.requests[outcome as usize] += 1;
+        self.durations.observe(duration);
+    }
+
+    /// How many connections ended so.
+    #[must_use]
+    pub fn requests(&self, outcome: Outcome) -> u64 {
+        self.requests[outcome as usize]
+    }
+
+    /// How many connections ended in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.requests.iter().sum()
+    }
+
+    /// How many connections ended without an answer.
+    #[must_use]
+    pub fn unserved(&self) -> u64 {
+        self.total() - self.requests(Outcome::Served)
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for outcome in Outcome::EVERY {
+            write!(f, "{} {}, ", outcome.as_str(), self.requests(outcome))?;
+        }
+        write!(
+            f,
+            "accept errors {}, reloads {}, failed reloads {}",
+            self.accept_errors, self.reloads_ok, self.reloads_failed
+        )
+    }
+}
+
+/// A distribution of durations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Histogram {
+    /// How many durations fell into each bucket of [`DURATION_BUCKETS`] and into none below it.
+    counts: [u64; DURATION_BUCKETS.len()],
+    /// How many there were in all.
+    count: u64,
+    /// Their sum.
+    sum: Duration,
+}
+
+impl Histogram {
+    /// Adds one duration.
+    pub fn observe(&mut self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        if let Some(bucket) = DURATION_BUCKETS.iter().position(|end| seconds <= *end) {
+            self.counts[bucket] += 1;
+        }
+        self.count += 1;
+        self.sum += duration;
+    }
+}
+
+/// What is so at the moment of a scrape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gauges {
+    /// Unfinished connections.
+    pub connections: usize,
+    /// Rules in the policy.
+    pub policy_rules: usize,
+    /// Bytes of the answer, its NUL included.
+    pub policy_bytes: usize,
+    /// When the configuration was read.
+    pub config_loaded: SystemTime,
+    /// Log lines that standard error did not take.
+    pub log_lines_dropped: u64,
+}
+
+/// The name, the type and the help of every metric, in the order of the text.
+pub const METRICS: [(&str, &str, &str); 10] = [
+    ("masterpolicyd_requests_total", "counter", "Connections that ended, by result."),
+    ("masterpolicyd_connections", "gauge", "Connections that are not finished."),
+    ("masterpolicyd_accept_errors_total", "counter", "Connections that could not be accepted."),
+    (
+        "masterpolicyd_request_duration_seconds",
+        "histogram",
+        "Time from accepting a connection to closing it.",
+    ),
+    ("masterpolicyd_policy_rules", "gauge", "Rules in the policy that is served."),
+    ("masterpolicyd_policy_bytes", "gauge", "Size of the answer, its NUL included."),
+    ("masterpolicyd_reloads_total", "counter", "Reloads of the configuration, by result."),
+    (
+        "masterpolicyd_config_loaded_timestamp_seconds",
+        "gauge",
+        "When the configuration that is served was read.",
+    ),
+    (
+        "masterpolicyd_log_lines_dropped_total",
+        "counter",
+        "Log lines that standard error did not take.",
+    ),
+    ("masterpolicyd_build_info", "gauge", "Always 1; the version is a label."),
+];
+
+/// Everything in the text format of Prometheus, version 0.0.4.
+#[must_use]
+pub fn text(counters: &Counters, gauges: &Gauges) -> String {
+    let mut text = String::with_capacity(4096);
+    for (name, kind, help) in METRICS {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        let _ = samples(&mut text, name, counters, gauges);
+    }
+    text
+}
+
+fn samples(out: &mut String, name: &str, counters: &Counters, gauges: &Gauges) -> fmt::Result {
+    match name {
+        "masterpolicyd_requests_total" => {
+            for outcome in Outcome::EVERY {
+                let count = counters.requests(outcome);
+                writeln!(out, "{name}{{result=\"{}\"}} {count}", outcome.as_str())?;
+            }
+            Ok(())
+        }
+        "masterpolicyd_connections" => writeln!(out, "{name} {}", gauges.connections),
+        "masterpolicyd_accept_errors_total" => writeln!(out, "{name} {}", counters.accept_errors),
+        "masterpolicyd_request_duration_seconds" => {
+            let Histogram { counts, count, sum } = &counters.durations;
+            let mut cumulated = 0;
+            for (end, here) in DURATION_BUCKETS.iter().zip(counts) {
+                cumulated += here;
+                writeln!(out, "{name}_bucket{{le=\"{end:?}\"}} {cumulated}")?;
+            }
+            writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}")?;
+            writeln!(out, "{name}_sum {}\n{name}_count {count}", sum.as_secs_f64())
+        }
+        "masterpolicyd_policy_rules" => writeln!(out, "{name} {}", gauges.policy_rules),
+        "masterpolicyd_policy_bytes" => writeln!(out, "{name} {}", gauges.policy_bytes),
+        "masterpolicyd_reloads_total" => {
+            writeln!(out, "{name}{{result=\"ok\"}} {}", counters.reloads_ok)?;
+            writeln!(out, "{name}{{result=\"failed\"}} {}", counters.reloads_failed)
+        }
+        "masterpolicyd_config_loaded_timestamp_seconds" => {
+            let since_epoch = gauges.config_loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
+            writeln!(out, "{name} {:.3}", since_epoch.as_secs_f64())
+        }
+        "masterpolicyd_log_lines_dropped_total" => {
+            writeln!(out, "{name} {}", gauges.log_lines_dropped)
+        }
+        "masterpolicyd_build_info" => {
+            writeln!(out, "{name}{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gauges() -> Gauges {
+        Gauges {
+            connections: 3,
+            policy_rules: 2,
+            policy_bytes: 246,
+            config_loaded: UNIX_EPOCH + Duration::from_millis(1_234_500),
+            log_lines_dropped: 7,
+        }
+    }
+
+    #[test]
+    fn every_metric_has_a_sample_and_every_outcome_a_label() {
+        let text = text(&Counters::default(), &gauges());
+        for (name, kind, _) in METRICS {
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")));
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} has no sample");
+        }
+        for outcome in Outcome::EVERY {
+            assert!(text.contains(&format!("requests_total{{result=\"{}\"}} 0", outcome.as_str())));
+        }
+    }
+
+    #[test]
+    fn what_is_recorded_is_what_is_told() {
+        let mut counters = Counters::default();
+        counters.record(Outcome::Served, Duration::from_micros(50));
+        counters.record(Outcome::Served, Duration::from_millis(2));
+        counters.record(Outcome::Aborted, Duration::from_secs(60));
+        let text = text(&counters, &gauges());
+        for line in [
+            "masterpolicyd_requests_total{result=\"served\"} 2",
+            "masterpolicyd_requests_total{result=\"aborted\"} 1",
+            "masterpolicyd_connections 3",
+            "masterpolicyd_request_duration_seconds_bucket{le=\"0.0001\"} 1",
+            "masterpolicyd_request_duration_seconds_bucket{le=\"0.0025\"} 2",
+            "masterpolicyd_request_duration_seconds_bucket{le=\"5.0\"} 2",
+            "masterpolicyd_request_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "masterpolicyd_request_duration_seconds_count 3",
+            "masterpolicyd_config_loaded_timestamp_seconds 1234.500",
+            "masterpolicyd_log_lines_dropped_total 7",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(counters.unserved(), 1);
+    }
+
+    #[test]
+    fn outcomes_index_their_counters() {
+        for (index, outcome) in Outcome::EVERY.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+        }
+    }
+}

@@ -32,11 +32,13 @@ use exit::Exit;
 /// Does what the command line asks for.
 #[must_use]
 pub fn run(cli: &Cli) -> Exit {
-    match cli.command {
-        Command::Check { json } => commands::check::run(&cli.config, json),
-        Command::Show(show) => commands::show::run(&cli.config, show),
+    match &cli.command {
         Command::Serve => commands::serve::run(cli),
-        Command::Probe(ref probe) => commands::probe::run(probe),
-        Command::Completions { shell } => commands::completions::run(shell),
+        Command::Check { json } => commands::check::run(&cli.config, *json),
+        Command::Show(show) => commands::show::run(&cli.config, *show),
+        Command::Explain(asked) => commands::explain::run(&cli.config, asked),
+        Command::Probe(asked) => commands::probe::run(asked),
+        Command::Audit(asked) => commands::audit::run(&cli.config, *asked),
+        Command::Completions { shell } => commands::completions::run(*shell),
     }
 }

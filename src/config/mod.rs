@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
-mod duration;
+pub(crate) mod duration;
 mod lint;
 mod main_file;
 mod problem;
@@ -55,6 +55,16 @@ impl Configuration {
     #[must_use]
     pub fn to_toml(&self) -> String {
         write::Effective(self).to_string()
+    }
+}
+
+impl Masked {
+    /// The rules it would contribute if it counted, as far as they can be read.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(Rule, Place)> {
+        let Ok(Some(source)) = source::read(&self.path) else { return Vec::new() };
+        let (rules, _) = read_rules(&source);
+        rules.into_iter().map(|placed| (placed.rule, placed.spot.place)).collect()
     }
 }
 
@@ -216,11 +226,7 @@ impl<'a> Loader<'a> {
     }
 
     fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
-        let (rules, problems) = match (Format::of(&source.path), source.utf8()) {
-            (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
-            (_, Ok(text)) => rules::read_toml(&source.path, text),
-            (_, Err(problem)) => (Vec::new(), vec![problem]),
-        };
+        let (rules, problems) = read_rules(source);
         self.problems.extend(problems);
         rules
     }
@@ -251,6 +257,15 @@ impl<'a> Loader<'a> {
         self.problems.extend(lint::useless(rules, repeated));
         self.problems.extend(lint::void_rules(rules, *meta_policy, main.keys.get("meta-policy")));
         self.problems.extend(lint::large_document(document, Place::start_of(self.path)));
+    }
+}
+
+/// The rules of a drop-in, in whichever format its name tells, and what is wrong with them.
+fn read_rules(source: &Source) -> (Vec<PlacedRule>, Vec<Problem>) {
+    match (Format::of(&source.path), source.utf8()) {
+        (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
+        (_, Ok(text)) => rules::read_toml(&source.path, text),
+        (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
 }
 

@@ -368,7 +368,7 @@ impl fmt::Display for Finding {
 }
 
 /// A count and its noun: `1 rule`, `2 rules`.
-pub(super) struct Counted<'a>(pub(super) usize, pub(super) &'a str);
+pub(crate) struct Counted<'a>(pub(crate) usize, pub(crate) &'a str);
 
 impl fmt::Display for Counted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -378,7 +378,7 @@ impl fmt::Display for Counted<'_> {
 
 /// Bytes from the network as they may be shown on a terminal: whatever is not a printable
 /// character becomes an escape sequence.
-pub(super) struct Escaped<'a>(pub(super) &'a [u8]);
+struct Escaped<'a>(&'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,13 +1,12 @@
 //! Asks a host for its policy as a player does, and says why a connection would be refused.
 //!
 //! This file owns the order of the questions and what follows from their answers; [`player`] is
-//! the only part that touches the network, [`finding`] reads what it saw, [`report`] prints, and
-//! [`fleet`] does all this for many targets.
+//! the only part that touches the network, [`finding`] reads what it saw, and [`fleet`] does all
+//! this for many targets. How it is printed is not known here.
 
 pub mod finding;
 pub mod fleet;
 pub mod player;
-pub mod report;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -248,16 +247,16 @@ impl Outcome {
         }
     }
 
-    /// The code of its reason, where it has one. Those of a policy are [`Reason::code`].
+    /// The code of its reason. Those of a policy are [`Reason::code`].
     #[must_use]
-    pub fn reason(self) -> Option<&'static str> {
+    pub fn reason(self) -> &'static str {
         match self {
-            Self::Allowed => None,
-            Self::Refused(Refusal::Policy(reason)) => Some(reason.code()),
-            Self::Refused(Refusal::NoPolicy) => Some("no-policy"),
-            Self::Unknown(Doubt::Unresolved) => Some("unresolved"),
-            Self::Unknown(Doubt::Unreachable) => Some("unreachable"),
-            Self::Unknown(Doubt::LocalFailure) => Some("local-failure"),
+            Self::Allowed => "rule",
+            Self::Refused(Refusal::Policy(reason)) => reason.code(),
+            Self::Refused(Refusal::NoPolicy) => "no-policy",
+            Self::Unknown(Doubt::Unresolved) => "unresolved",
+            Self::Unknown(Doubt::Unreachable) => "unreachable",
+            Self::Unknown(Doubt::LocalFailure) => "local-failure",
         }
     }
 }

@@ -1,13 +1,16 @@
 //! `masterpolicyd probe` against servers that misbehave, one way each.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::io::Write;
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use masterpolicyd::document::Document;
 use masterpolicyd::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
@@ -16,6 +19,9 @@ use masterpolicyd::probe::fleet;
 use masterpolicyd::probe::player::ANSWER_LIMIT;
 use masterpolicyd::probe::{Outcome, Question, Target};
 use serde_json::Value;
+
+use support::network::in_own_network;
+use support::{Directory, Setup, find_program, skip};
 
 use servers::{
     REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_unasked,
@@ -55,13 +61,16 @@ fn probe_master(policy_port: u16, timeout: &str) -> Probed {
 
 fn probe(policy_port: u16, destination: u16, more: &[&str]) -> Probed {
     let (policy_port, destination) = (policy_port.to_string(), destination.to_string());
-    let mut arguments = vec!["127.0.0.1", &destination, "--json", "--policy-port", &policy_port];
+    let mut arguments = vec!["127.0.0.1", &destination, "--policy-port", &policy_port];
     arguments.extend(more);
-    let output = masterpolicyd(&arguments);
-    let json = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    assert!(output.stderr.is_empty(), "{output:?}");
-    Probed { json, code: output.status.code().unwrap() }
+    Probed::by(&arguments)
+}
+
+/// Probes port 5000 of a host, asking port 843 first.
+fn probe_host(host: &str, more: &[&str]) -> Probed {
+    let mut arguments = vec![host, "5000"];
+    arguments.extend(more);
+    Probed::by(&arguments)
 }
 
 /// What a run with `--json` told.
@@ -72,8 +81,19 @@ struct Probed {
 }
 
 impl Probed {
-    fn verdict(&self) -> (&str, Option<&str>, i32) {
-        (self.json["verdict"].as_str().unwrap(), self.json["reason"].as_str(), self.code)
+    fn by(arguments: &[&str]) -> Self {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        let output = masterpolicyd(&arguments);
+        let json = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        assert!(output.stderr.is_empty(), "{output:?}");
+        Self { json, code: output.status.code().unwrap() }
+    }
+
+    fn verdict(&self) -> (&str, &str, i32) {
+        let word = |member| self.json[member].as_str().unwrap();
+        (word("verdict"), word("reason"), self.code)
     }
 
     /// The codes found at the port that was asked as `ask`.
@@ -99,14 +119,14 @@ impl Probed {
 fn assert_fault(probed: &Probed, code: &str) {
     assert_eq!(probed.codes("master"), [code], "{:#}", probed.json);
     assert_eq!(probed.codes("destination"), ["refused"]);
-    assert_eq!(probed.verdict(), ("refused", Some("no-policy"), 1));
+    assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
 }
 
 /// The master's answer is taken, with a remark.
 #[track_caller]
 fn assert_remark(probed: &Probed, code: &str) {
     assert_eq!(probed.codes("master"), [code], "{:#}", probed.json);
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
 }
 
 #[test]
@@ -114,7 +134,7 @@ fn a_sound_server_is_allowed_without_a_finding() {
     let server = Server::start(answer(OPEN));
     let probed = probe_master(server.port(), PATIENT);
     assert_eq!(probed.codes("master"), [""; 0]);
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
     assert_eq!(probed.json["granted-to"], serde_json::json!(["*"]));
     assert_eq!(probed.step("destination"), None, "the master forbids asking there");
 }
@@ -144,36 +164,31 @@ fn filtered() {
     assert!(probed.step("master").unwrap()["seconds"].as_f64().unwrap() >= 0.3);
 }
 
-/// The kernel has no route for a connection to a multicast address, and sends nothing.
 #[test]
 fn unreachable() {
-    let output = masterpolicyd(&["224.0.0.1", "5000", "--json", "--timeout", IMPATIENT]);
-    let json = serde_json::from_slice(&output.stdout).unwrap();
-    let probed = Probed { json, code: output.status.code().unwrap() };
-    assert_eq!(probed.codes("master"), ["unreachable"]);
-    assert_eq!(probed.codes("destination"), ["unreachable"]);
-    assert_eq!(probed.verdict(), ("unknown", Some("unreachable"), 2));
+    in_own_network("unreachable", || {
+        let probed = probe_host("192.0.2.1", &[]);
+        assert_eq!(probed.codes("master"), ["unreachable"]);
+        assert_eq!(probed.codes("destination"), ["unreachable"]);
+        assert_eq!(probed.verdict(), ("unknown", "unreachable", 2));
+    });
 }
 
 /// A link-local address without its link is no address that this host could ask.
 #[test]
 fn local_failure() {
-    let output = masterpolicyd(&["fe80::1", "5000", "--json", "--timeout", IMPATIENT]);
-    let json = serde_json::from_slice(&output.stdout).unwrap();
-    let probed = Probed { json, code: output.status.code().unwrap() };
+    let probed = probe_host("fe80::1", &[]);
     assert_eq!(probed.codes("master"), ["local-failure"]);
-    assert_eq!(probed.verdict(), ("unknown", Some("local-failure"), 2));
+    assert_eq!(probed.verdict(), ("unknown", "local-failure", 2));
 }
 
 /// A label of more than 63 characters never leaves the resolver.
 #[test]
 fn unresolved() {
     let name = format!("{}.test", "a".repeat(64));
-    let output = masterpolicyd(&[&name, "5000", "--json"]);
-    let json = serde_json::from_slice(&output.stdout).unwrap();
-    let probed = Probed { json, code: output.status.code().unwrap() };
+    let probed = probe_host(&name, &[]);
     assert_eq!(probed.codes("resolve"), ["unresolved"]);
-    assert_eq!(probed.verdict(), ("unknown", Some("unresolved"), 2));
+    assert_eq!(probed.verdict(), ("unknown", "unresolved", 2));
 }
 
 #[test]
@@ -196,7 +211,7 @@ fn reset_before_the_answer_was_whole() {
     // Linux hands over what came before a reset, but may lose the race to it.
     let probed = probe_master(server.port(), PATIENT);
     assert_eq!(probed.codes("master")[0], "reset");
-    assert_eq!(probed.verdict(), ("refused", Some("no-policy"), 1));
+    assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
 }
 
 #[test]
@@ -296,7 +311,7 @@ fn a_policy_of_http_kind_grants_nothing() {
     let server = Server::start(answer(OPEN.replace(" to-ports=\"*\"", "")));
     let probed = probe_master(server.port(), PATIENT);
     assert_eq!(probed.codes("master"), ["no-to-ports"]);
-    assert_eq!(probed.verdict(), ("refused", Some("no-rule"), 1));
+    assert_eq!(probed.verdict(), ("refused", "no-rule", 1));
 }
 
 #[test]
@@ -337,7 +352,7 @@ fn site_control_counts_on_the_master_alone() {
     let destination = Server::start(answer(OPEN.replace("master-only", "none")));
     let probed = probe(master.port(), destination.port(), &[]);
     assert_eq!(probed.codes("destination"), ["site-control-ignored"]);
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
 }
 
 #[test]
@@ -345,7 +360,7 @@ fn site_control_for_http_counts_nowhere() {
     let server = Server::start(answer(OPEN.replace("master-only", "by-content-type")));
     let probed = probe_master(server.port(), PATIENT);
     assert_eq!(probed.codes("master"), ["site-control-ignored", "meta-policy-all"]);
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
 }
 
 #[test]
@@ -375,7 +390,7 @@ fn a_master_that_refuses_with_all_sends_the_player_to_the_destination() {
     let probed = probe(master.port(), destination.port(), &[]);
     assert_eq!(probed.step("master").unwrap()["reason"], "no-rule");
     assert_eq!(probed.step("destination").unwrap()["verdict"], "allowed");
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
 }
 
 #[test]
@@ -397,7 +412,7 @@ fn a_policy_that_the_content_names_is_awaited_longer_than_the_master() {
         &["--load-policy", &named_port, "--timeout", IMPATIENT],
     );
     assert_eq!(probed.step("load-policy").unwrap()["verdict"], "allowed", "{:#}", probed.json);
-    assert_eq!(probed.verdict(), ("allowed", None, 0));
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
     assert_eq!(probe(named.port(), destination.port(), &["--timeout", IMPATIENT]).code, 1);
 }
 
@@ -429,8 +444,8 @@ fn the_verdict_is_that_of_the_policy() {
                     let decided =
                         policy.decide(&origin.parse::<Origin>().unwrap(), port, server.port());
                     let expected = match &decided {
-                        Verdict::Allowed { .. } => ("allowed", None, 0),
-                        Verdict::Refused { reason, .. } => ("refused", Some(reason.code()), 1),
+                        Verdict::Allowed { .. } => ("allowed", "rule", 0),
+                        Verdict::Refused { reason, .. } => ("refused", reason.code(), 1),
                     };
                     let case = format!("{policy:?} {origin} {port}");
                     assert_eq!(probed.verdict(), expected, "{case}");
@@ -529,10 +544,13 @@ fn several_targets_end_in_a_table() {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stderr.is_empty(), "no bar off a terminal: {output:?}");
     assert!(!text.contains('\x1b'), "no colour off a terminal: {text}");
-    let [.., head, first, second, tally] = &lines[..] else { panic!("{text}") };
-    assert!(head.starts_with("TARGET          VERDICT"), "{text}");
-    assert!(first.starts_with("127.0.0.1:5000  allowed"), "{text}");
-    assert!(second.starts_with("127.0.0.1:5001  refused"), "{text}");
+    let [.., empty, first, second, tally] = &lines[..] else { panic!("{text}") };
+    assert_eq!(*empty, "");
+    let fields: Vec<_> = first.split('\t').collect();
+    assert_eq!(fields[..2], ["127.0.0.1:5000", "allowed"]);
+    assert!(fields[2].parse::<f64>().is_ok(), "{first}");
+    assert_eq!(fields[3], format!("the policy on port {port} grants it to *.game.test"));
+    assert!(second.starts_with("127.0.0.1:5001\trefused\t"), "{second}");
     assert_eq!(*tally, "1 allowed, 1 refused, 0 unknown");
     assert!(text.starts_with("127.0.0.1:5001, for any content\n"), "{text}");
 }
@@ -541,11 +559,10 @@ fn several_targets_end_in_a_table() {
 fn a_list_of_targets_may_hold_comments_and_its_faults_are_all_named() {
     let server = Server::start(answer(OPEN));
     let port = server.port().to_string();
-    let directory = std::env::temp_dir().join(format!("masterpolicyd-probe-{}", server.port()));
-    std::fs::create_dir(&directory).unwrap();
-    let list = directory.join("fleet");
+    let directory = Directory::new();
+    let list = "# all of them\n\n127.0.0.1:5000\n127.0.0.1 5001 # second\n";
+    let list = directory.write("fleet", list);
     let name = list.to_str().unwrap();
-    std::fs::write(&list, "# all of them\n\n127.0.0.1:5000\n127.0.0.1 5001 # second\n").unwrap();
     let output = masterpolicyd(&["--targets", name, "--json", "--policy-port", &port]);
     let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
     let targets: Vec<_> =
@@ -553,13 +570,12 @@ fn a_list_of_targets_may_hold_comments_and_its_faults_are_all_named() {
     assert_eq!(targets, ["127.0.0.1:5000", "127.0.0.1:5001"]);
     assert_eq!(output.status.code(), Some(0));
 
-    std::fs::write(&list, "game.test\ngame.test:x\n").unwrap();
+    directory.write("fleet", "game.test\ngame.test:x\n");
     let output = masterpolicyd(&["--targets", name]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr.contains(&format!("{name}:1: \"game.test\" has no port")), "{stderr}");
     assert!(stderr.contains(&format!("{name}:2: \"x\" is not a port")), "{stderr}");
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 /// Takes a plugin's line apart as monitoring does.
@@ -601,8 +617,8 @@ fn monitoring_is_told_in_its_own_codes() {
     assert!(text.starts_with("MASTERPOLICYD CRITICAL - "), "{text}");
     assert_eq!((data.len(), code), (1, 2));
 
-    let (text, _, code) = plugin(&["224.0.0.1", "5000", "--nagios"]);
-    assert!(text.starts_with("MASTERPOLICYD UNKNOWN - 224.0.0.1:5000 unknown: "), "{text}");
+    let (text, _, code) = plugin(&["fe80::1", "5000", "--nagios"]);
+    assert!(text.starts_with("MASTERPOLICYD UNKNOWN - [fe80::1]:5000 unknown: "), "{text}");
     assert_eq!(code, 3);
 
     let (text, _, code) = plugin(&["127.0.0.1", "5000", "--nagios", "--origin", "ftp://a.test"]);
@@ -632,11 +648,11 @@ fn every_step_is_told_in_words_with_its_remedy() {
     let expected = format!(
         "127.0.0.1:{port}, for content from https://www.game.test
   TIME s  127.0.0.1:{master_port} (master): no policy
-          fault: closed the connection without a byte
-          remedy: {}
+             fault: closed the connection without a byte
+             remedy: {}
   TIME s  127.0.0.1:{port} (destination): no policy
-          fault: refused: nothing listens on this port
-          remedy: {}
+             fault: refused: nothing listens on this port
+             remedy: {}
 refused: no policy came that a player would take (a player says Error #2048)
 ",
         Finding::Closed.remedy(masterpolicyd::probe::Ask::Master),
@@ -651,7 +667,7 @@ fn wrong_usage_is_told_in_a_line_and_exits_2() {
         (&["127.0.0.1"][..], "\"127.0.0.1\" has no port"),
         (&["127.0.0.1", "0"], "\"0\" is not a port between 1 and 65535"),
         (&["a b", "5000"], "\"a b\" is not a host"),
-        (&["127.0.0.1", "5000", "--timeout", "3"], "--timeout: \"3\" has no unit"),
+        (&["127.0.0.1", "5000", "--timeout", "3"], "--timeout: \"3\" is not a duration"),
         (&[], "nothing to ask"),
         (&["--targets", "/nonexistent/fleet"], "cannot read /nonexistent/fleet: "),
         (&["127.0.0.1", "5000", "--load-policy", "0"], "0 is not in 1..=65535"),
@@ -664,91 +680,106 @@ fn wrong_usage_is_told_in_a_line_and_exits_2() {
     }
 }
 
-/// What `script` records of a command that has a terminal; `None`, by name, where it is missing.
-fn on_a_terminal(test: &str, command: &str, environment: &[(&str, &str)]) -> Option<String> {
-    let run = Command::new("script")
+/// What `script` records of a command that has a terminal.
+fn on_a_terminal(command: &str, environment: &[(&str, &str)]) -> String {
+    let output = Command::new("script")
         .args(["-qec", command, "/dev/null"])
         .env_remove("NO_COLOR")
         .env("TERM", "xterm")
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
-        .output();
-    match run {
-        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
-        Err(error) => {
-            eprintln!("skipped {test}: script: {error}");
-            None
-        }
-    }
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
 fn a_terminal_gets_colour_and_a_bar_unless_told_otherwise() {
-    let test = "a_terminal_gets_colour_and_a_bar_unless_told_otherwise";
+    if find_program("script").is_none() {
+        let test = "a_terminal_gets_colour_and_a_bar_unless_told_otherwise";
+        return skip(test, "script of util-linux is not installed");
+    }
     let server = Server::start(answer(OPEN));
     let program = env!("CARGO_BIN_EXE_masterpolicyd");
     let command =
         format!("'{program}' probe 127.0.0.1:5000 127.0.0.1:5001 --policy-port {}", server.port());
-    let Some(shown) = on_a_terminal(test, &command, &[]) else { return };
-    assert!(shown.contains("\x1b[1;32mallowed"), "{shown:?}");
+    let shown = on_a_terminal(&command, &[]);
+    assert!(shown.contains("TARGET          VERDICT"), "{shown:?}");
+    assert!(shown.contains("\x1b[1m\x1b[32mallowed"), "{shown:?}");
     assert!(shown.contains("] 2/2\r\x1b[K"), "{shown:?}");
-    let Some(shown) = on_a_terminal(test, &command, &[("NO_COLOR", "1")]) else { return };
-    assert!(!shown.contains("\x1b[1;32m"), "{shown:?}");
+    let shown = on_a_terminal(&command, &[("NO_COLOR", "1")]);
+    assert!(!shown.contains("\x1b[32m"), "{shown:?}");
     assert!(shown.contains("allowed"), "{shown:?}");
-}
-
-/// A network of one's own, deleted when dropped.
-struct Namespace(String);
-
-impl Namespace {
-    fn create(test: &str) -> Option<Self> {
-        let name = format!("mpd-probe-{}", std::process::id());
-        let namespace = Self(name.clone());
-        for arguments in [&["netns", "add", &name][..], &["-n", &name, "link", "set", "lo", "up"]] {
-            match Command::new("ip").args(arguments).stderr(Stdio::null()).status() {
-                Ok(status) if status.success() => {}
-                Ok(_) => {
-                    eprintln!("skipped {test}: not root, or no network namespaces here");
-                    return None;
-                }
-                Err(error) => {
-                    eprintln!("skipped {test}: ip: {error}");
-                    return None;
-                }
-            }
-        }
-        Some(namespace)
-    }
-
-    fn run(&self, command: &[&str]) -> Option<Output> {
-        Command::new("ip").args(["netns", "exec", &self.0]).args(command).output().ok()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        _ = Command::new("ip").args(["netns", "del", &self.0]).stderr(Stdio::null()).status();
-    }
 }
 
 #[test]
 fn a_firewall_that_drops_843_costs_a_player_three_seconds() {
     let test = "a_firewall_that_drops_843_costs_a_player_three_seconds";
-    let Some(namespace) = Namespace::create(test) else { return };
-    let drop = "iptables -A INPUT -p tcp --dport 843 -j DROP";
-    match namespace.run(&drop.split(' ').collect::<Vec<_>>()) {
-        Some(output) if output.status.success() => {}
-        _ => {
-            eprintln!("skipped {test}: iptables cannot add a rule here");
-            return;
+    in_own_network(test, || {
+        let Some(iptables) = find_program("iptables") else {
+            return skip(test, "iptables is not installed");
+        };
+        let rule = ["-A", "INPUT", "-p", "tcp", "--dport", "843", "-j", "DROP"];
+        let added = Command::new(iptables).args(rule).output().unwrap();
+        if !added.status.success() {
+            return skip(test, String::from_utf8_lossy(&added.stderr).trim());
         }
+        let destination = TcpListener::bind((Ipv4Addr::LOCALHOST, 5000)).unwrap();
+        let destination = Server::start_on(destination, answer(OPEN.replace("*\"/>", "5000\"/>")));
+        let probed = probe_host("127.0.0.1", &[]);
+        assert_eq!(probed.codes("master"), ["filtered"]);
+        assert!(probed.step("master").unwrap()["seconds"].as_f64().unwrap() >= 3.0);
+        assert_eq!(probed.verdict(), ("allowed", "rule", 0), "the destination has a policy");
+        drop(destination);
+    });
+}
+
+/// An IPv4 and an IPv6 address are two servers, and the probe asks both.
+#[test]
+fn a_name_with_two_addresses_is_asked_at_both() {
+    let test = "a_name_with_two_addresses_is_asked_at_both";
+    in_own_network(test, || {
+        let name = "localhost";
+        let addresses: Vec<_> = (name, 843).to_socket_addrs().unwrap().collect();
+        if !addresses.iter().any(SocketAddr::is_ipv6) || !addresses.iter().any(SocketAddr::is_ipv4)
+        {
+            return skip(test, "localhost has only one address here");
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
+        let server = Server::start_on(listener, answer(OPEN));
+        let both = probe_host(name, &[]);
+        assert_eq!(both.verdict(), ("refused", "no-policy", 1));
+        assert_eq!(both.json["addresses"].as_array().unwrap().len(), 2);
+        assert_eq!(probe_host(name, &["-4"]).verdict(), ("allowed", "rule", 0));
+        assert_eq!(probe_host(name, &["-6"]).verdict(), ("refused", "no-policy", 1));
+        drop(server);
+    });
+}
+
+#[test]
+fn an_ipv6_address_is_asked() {
+    let test = "an_ipv6_address_is_asked";
+    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
+        return skip(test, "no IPv6 here");
+    };
+    let server = Server::start_on(listener, answer(OPEN));
+    let policy_port = server.port().to_string();
+    let probed = Probed::by(&["::1", "5000", "--policy-port", &policy_port]);
+    assert_eq!(probed.json["target"], "[::1]:5000");
+    assert_eq!(probed.codes("master"), [""; 0]);
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+}
+
+#[test]
+fn the_daemon_itself_leaves_nothing_to_be_found() {
+    let daemon = Setup::new().start();
+    let policy_port = daemon.address().port();
+    let game = ["--origin", "https://www.example.com/client.swf"];
+    for _ in 0..20 {
+        let probed = probe(policy_port, 5015, &game);
+        assert_eq!(probed.codes("master"), [""; 0], "{:#}", probed.json);
+        assert_eq!(probed.verdict(), ("allowed", "rule", 0));
     }
-    let program = env!("CARGO_BIN_EXE_masterpolicyd");
-    let started = Instant::now();
-    let output = namespace.run(&[program, "probe", "127.0.0.1", "5000", "--json"]).unwrap();
-    assert!(started.elapsed() >= Duration::from_secs(3));
-    let json = serde_json::from_slice(&output.stdout).unwrap();
-    let probed = Probed { json, code: output.status.code().unwrap() };
-    assert_fault(&probed, "filtered");
-    assert_eq!(probed.step("master").unwrap()["port"], 843);
+    assert_eq!(probe(policy_port, 5020, &game).verdict(), ("refused", "no-rule", 1));
+    assert_eq!(probe(policy_port, 5000, &["--origin", "a.test"]).code, 1);
 }

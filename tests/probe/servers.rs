@@ -155,7 +155,7 @@ fn wait_until_read(stream: &TcpStream) {
 
 /// The sizes of the send and receive queues of the first connection that is `wanted`.
 fn queues(wanted: impl Fn(&str, &str) -> bool) -> Option<(u32, u32)> {
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let (send, receive) = fields.get(4)?.split_once(':')?;

@@ -1,154 +1,124 @@
 //! What was found, for people, for programs and for monitoring. Decides nothing.
 
-use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::commands::terminal::{Terminal, Tone};
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
 use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step};
 
 /// How many of a policy's near misses people are shown.
-const NEAR_MISSES: usize = 8;
+const NEAR_MISSES: usize = 5;
 
-/// Whether what people read is coloured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paint {
-    /// With ANSI sequences, for a terminal.
-    Coloured,
-    /// Text alone.
-    Plain,
+/// The tone of an outcome's word.
+fn tone(outcome: Outcome) -> Tone {
+    match outcome {
+        Outcome::Allowed => Tone::Good,
+        Outcome::Refused(_) => Tone::Bad,
+        Outcome::Unknown(_) => Tone::Doubtful,
+    }
 }
 
-impl Paint {
-    /// Coloured where `is_terminal` and the environment allow it: `NO_COLOR` (not empty) and
-    /// `TERM=dumb` do not.
-    #[must_use]
-    pub fn choose(is_terminal: bool) -> Self {
-        let says_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        if is_terminal && !says_no && !is_dumb { Self::Coloured } else { Self::Plain }
-    }
+/// Every step of one target with its findings, then the outcome.
+pub(super) struct Steps<'a> {
+    pub(super) report: &'a Report,
+    pub(super) question: &'a Question,
+    pub(super) terminal: Terminal,
+}
 
-    fn dress(self, sequence: &str, text: &str) -> String {
-        match self {
-            Self::Coloured => format!("\x1b[{sequence}m{text}\x1b[0m"),
-            Self::Plain => text.to_owned(),
+impl fmt::Display for Steps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { report, question, terminal } = self;
+        match &question.origin {
+            Some(origin) => writeln!(f, "{}, for content from {origin}", report.target)?,
+            None => writeln!(f, "{}, for any content", report.target)?,
         }
-    }
-
-    fn outcome(self, outcome: Outcome, text: &str) -> String {
-        self.dress(
-            match outcome {
-                Outcome::Allowed => "1;32",
-                Outcome::Refused(_) => "1;31",
-                Outcome::Unknown(_) => "1;33",
-            },
-            text,
-        )
-    }
-
-    fn severity(self, severity: Severity) -> String {
-        let sequence = match severity {
-            Severity::Fault => "31",
-            Severity::Warning => "33",
-            Severity::Note => "36",
-        };
-        self.dress(sequence, severity.as_str())
-    }
-}
-
-/// Prints every step of one target with its findings, then the outcome.
-pub fn write_text(
-    out: &mut impl Write,
-    report: &Report,
-    question: &Question,
-    paint: Paint,
-) -> io::Result<()> {
-    let target = paint.dress("1", &report.target.to_string());
-    match &question.origin {
-        Some(origin) => writeln!(out, "{target}, for content from {origin}")?,
-        None => writeln!(out, "{target}, for any content")?,
-    }
-    if let Some(finding) = &report.unresolved {
-        writeln!(out, "  {}  resolve", Seconds(report.resolved_in))?;
-        write_finding(out, finding, Ask::Destination, paint)?;
-    } else {
-        let addresses: Vec<_> = report.walks.iter().map(|walk| walk.address.to_string()).collect();
-        if addresses != [report.target.host.as_str()] {
-            let took = Seconds(report.resolved_in);
-            writeln!(out, "  {took}  resolve: {}", addresses.join(", "))?;
-        }
-    }
-    for step in report.steps() {
-        write_step(out, step, paint)?;
-    }
-    let outcome = paint.outcome(report.outcome, report.outcome.as_str());
-    writeln!(out, "{outcome}: {}", reason(report, question))
-}
-
-fn write_step(out: &mut impl Write, step: &Step, paint: Paint) -> io::Result<()> {
-    write!(out, "  {}  {} ({}): ", Seconds(step.took), step.server, step.ask.as_str())?;
-    match &step.decision {
-        None => writeln!(out, "no policy")?,
-        Some((policy, verdict)) => {
-            write!(out, "a policy of {}", Counted(step.bytes, "byte"))?;
-            if step.ask == Ask::Master {
-                write!(out, ", meta-policy {}", policy.meta_policy)?;
+        let took = Seconds(report.resolved_in);
+        if let Some(finding) = &report.unresolved {
+            writeln!(f, "  {took}  resolve: no address")?;
+            self.write_finding(f, finding, Ask::Destination)?;
+        } else {
+            let addresses: Vec<_> =
+                report.walks.iter().map(|walk| walk.address.to_string()).collect();
+            if addresses != [report.target.host.as_str()] {
+                writeln!(f, "  {took}  resolve: {}", addresses.join(", "))?;
             }
-            write!(out, ", {}: ", Counted(policy.rules.len(), "rule"))?;
-            match verdict {
-                Verdict::Allowed { .. } => writeln!(out, "allows")?,
-                Verdict::Refused { reason, near } => {
-                    writeln!(out, "refuses, {reason}")?;
-                    for miss in near.iter().take(NEAR_MISSES) {
-                        let Some(rule) = policy.rules.get(miss.rule) else { continue };
-                        writeln!(out, "          near: {rule}: {}", miss.lacks)?;
-                    }
-                    if near.len() > NEAR_MISSES {
-                        let more = near.len() - NEAR_MISSES;
-                        writeln!(out, "          near: {more} more")?;
+        }
+        for step in report.steps() {
+            self.write_step(f, step)?;
+        }
+        let outcome = terminal.paint(tone(report.outcome), report.outcome.as_str());
+        writeln!(f, "{outcome}: {}", reason(report, question))
+    }
+}
+
+impl Steps<'_> {
+    fn write_step(&self, f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+        write!(f, "  {}  {} ({}): ", Seconds(step.took), step.server, step.ask.as_str())?;
+        match &step.decision {
+            None => writeln!(f, "no policy")?,
+            Some((policy, verdict)) => {
+                write!(f, "a policy of {}", Counted(step.bytes, "byte"))?;
+                if step.ask == Ask::Master {
+                    write!(f, ", meta-policy {}", policy.meta_policy)?;
+                }
+                write!(f, ", {}: ", Counted(policy.rules.len(), "rule"))?;
+                match verdict {
+                    Verdict::Allowed { .. } => writeln!(f, "allows")?,
+                    Verdict::Refused { reason, near } => {
+                        writeln!(f, "refuses, {reason}")?;
+                        for miss in near.iter().take(NEAR_MISSES) {
+                            let Some(rule) = policy.rules.get(miss.rule) else { continue };
+                            writeln!(f, "             near: {rule}: {}", miss.lacks)?;
+                        }
+                        if near.len() > NEAR_MISSES {
+                            writeln!(f, "             near: {} more", near.len() - NEAR_MISSES)?;
+                        }
                     }
                 }
             }
         }
+        step.findings.iter().try_for_each(|finding| self.write_finding(f, finding, step.ask))
     }
-    step.findings.iter().try_for_each(|finding| write_finding(out, finding, step.ask, paint))
+
+    fn write_finding(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        finding: &Finding,
+        ask: Ask,
+    ) -> fmt::Result {
+        let tone = match finding.severity() {
+            Severity::Fault => Tone::Bad,
+            Severity::Warning => Tone::Doubtful,
+            Severity::Note => Tone::Faint,
+        };
+        let severity = self.terminal.paint(tone, finding.severity().as_str());
+        writeln!(f, "             {severity}: {finding}")?;
+        writeln!(f, "             remedy: {}", finding.remedy(ask))
+    }
 }
 
-fn write_finding(
-    out: &mut impl Write,
-    finding: &Finding,
-    ask: Ask,
-    paint: Paint,
-) -> io::Result<()> {
-    writeln!(out, "          {}: {finding}", paint.severity(finding.severity()))?;
-    writeln!(out, "          remedy: {}", finding.remedy(ask))
-}
-
-/// The reason for the outcome in words, naming the rule that allowed it.
+/// The reason for the outcome in words, naming what allowed it.
 fn reason(report: &Report, question: &Question) -> String {
-    let granting = report.steps().find_map(|step| {
-        let (policy, verdict) = step.decision.as_ref()?;
-        match verdict {
-            Verdict::Allowed { rule } => Some((step, policy, policy.rules.get(*rule)?)),
-            Verdict::Refused { .. } => None,
+    let granting = report.steps().find_map(|step| match &step.decision {
+        Some((policy, Verdict::Allowed { rule })) => {
+            Some((step.server.port(), policy, policy.rules.get(*rule)?))
         }
+        _ => None,
     });
     match (report.outcome, granting) {
-        (Outcome::Allowed, Some((step, _, rule))) if question.origin.is_some() => {
-            format!("port {} grants {rule}", step.server.port())
+        (Outcome::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
+            format!("the policy on port {from} grants {rule}")
         }
-        (Outcome::Allowed, Some((step, policy, _))) => {
+        (Outcome::Allowed, Some((from, policy, _))) => {
             let whom = granted_to(policy, report.target.port).join(", ");
-            format!("port {} grants it to {whom}", step.server.port())
+            format!("the policy on port {from} grants it to {whom}")
         }
-        (Outcome::Refused(_), _) => {
-            format!("{} (a player says Error #2048)", blame(report))
-        }
+        (Outcome::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
         _ => report.outcome.to_string(),
     }
 }
@@ -178,50 +148,58 @@ fn granted_to(policy: &Policy, port: u16) -> Vec<String> {
 /// Seconds as people read them in a column.
 struct Seconds(Duration);
 
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:7.3} s", self.0.as_secs_f64())
     }
 }
 
-/// Prints the table that ends a run over several targets.
-pub fn write_table(
-    out: &mut impl Write,
-    reports: &[Report],
-    question: &Question,
-    paint: Paint,
-) -> io::Result<()> {
-    let names: Vec<_> = reports.iter().map(|report| report.target.to_string()).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
-    let head = format!("{:width$}  {:7}  {:>9}  REASON", "TARGET", "VERDICT", "TIME");
-    writeln!(out, "{}", paint.dress("1", &head))?;
-    for (report, name) in reports.iter().zip(names) {
-        let verdict = paint.outcome(report.outcome, &format!("{:7}", report.outcome.as_str()));
-        let took = Seconds(report.took);
-        let reason = match report.outcome {
-            Outcome::Allowed => reason(report, question),
-            Outcome::Refused(_) | Outcome::Unknown(_) => blame(report),
-        };
-        writeln!(out, "{name:width$}  {verdict}  {took}  {reason}")?;
+/// What ends a run over several targets: a table on a terminal, else a line for each with tabs
+/// between its fields.
+pub(super) struct Table<'a> {
+    pub(super) reports: &'a [Report],
+    pub(super) question: &'a Question,
+    pub(super) terminal: Terminal,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.reports.iter().map(|report| report.target.to_string()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
+        if self.terminal.aligned {
+            writeln!(f, "{:width$}  VERDICT       TIME  REASON", "TARGET")?;
+        }
+        for (report, name) in self.reports.iter().zip(names) {
+            let verdict = report.outcome.as_str();
+            let reason = match report.outcome {
+                Outcome::Allowed => reason(report, self.question),
+                Outcome::Refused(_) | Outcome::Unknown(_) => blame(report),
+            };
+            if self.terminal.aligned {
+                let verdict = self.terminal.paint(tone(report.outcome), &format!("{verdict:7}"));
+                writeln!(f, "{name:width$}  {verdict}  {}  {reason}", Seconds(report.took))?;
+            } else {
+                writeln!(f, "{name}\t{verdict}\t{:.3}\t{reason}", report.took.as_secs_f64())?;
+            }
+        }
+        writeln!(f, "{}", Tally::of(self.reports))
     }
-    writeln!(out, "{}", Tally::of(reports))
 }
 
 /// How many targets ended how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Those that a player can connect to.
-    pub allowed: usize,
+    allowed: usize,
     /// Those that it cannot.
-    pub refused: usize,
+    refused: usize,
     /// Those that nobody can tell of.
-    pub unknown: usize,
+    unknown: usize,
 }
 
 impl Tally {
     /// Counts `reports`.
-    #[must_use]
-    pub fn of(reports: &[Report]) -> Self {
+    pub(super) fn of(reports: &[Report]) -> Self {
         let mut tally = Self::default();
         for report in reports {
             match report.outcome {
@@ -234,8 +212,7 @@ impl Tally {
     }
 
     /// The exit code of a run: one refusal refuses, else one doubt is a doubt.
-    #[must_use]
-    pub fn exit(self) -> Exit {
+    pub(super) fn exit(self) -> Exit {
         match self {
             Self { refused: 1.., .. } => Exit::Negative,
             Self { unknown: 1.., .. } => Exit::Unknown,
@@ -244,8 +221,8 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { allowed, refused, unknown } = self;
         write!(f, "{allowed} allowed, {refused} refused, {unknown} unknown")
     }
@@ -253,7 +230,7 @@ impl std::fmt::Display for Tally {
 
 /// What monitoring is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub(super) enum State {
     /// Every target is allowed, and nothing is to be said against it.
     Ok,
     /// Every target is allowed, but something was found that other players stumble over.
@@ -266,8 +243,7 @@ pub enum State {
 
 impl State {
     /// The state of one target.
-    #[must_use]
-    pub fn of(report: &Report) -> Self {
+    pub(super) fn of(report: &Report) -> Self {
         match report.outcome {
             Outcome::Allowed if report.has_warnings() => Self::Warning,
             Outcome::Allowed => Self::Ok,
@@ -277,8 +253,7 @@ impl State {
     }
 
     /// The word in the plugin's line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::Warning => "WARNING",
@@ -289,8 +264,7 @@ impl State {
 
     /// The exit code, which monitoring reads in its own way: 1 is a warning, 2 is critical and
     /// 3 is unknown.
-    #[must_use]
-    pub fn exit(self) -> Exit {
+    pub(super) fn exit(self) -> Exit {
         match self {
             Self::Ok => Exit::Success,
             Self::Warning => Exit::Negative,
@@ -302,8 +276,7 @@ impl State {
 
 /// The line of a monitoring plugin, without its end, and the state it reports. The state of
 /// several targets is the worst of theirs.
-#[must_use]
-pub fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
+pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
     let state = reports.iter().map(State::of).max().unwrap_or(State::Unknown);
     let mut line = String::new();
     if let [report] = reports {
@@ -355,11 +328,11 @@ fn gravest(report: &Report) -> Option<&Finding> {
 /// A report as programs read it; the manual lists the members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Json<'a> {
+pub(super) struct Json<'a> {
     target: String,
     origin: Option<String>,
     verdict: &'static str,
-    reason: Option<&'static str>,
+    reason: &'static str,
     granted_to: Vec<String>,
     seconds: f64,
     addresses: Vec<JsonAddress>,
@@ -370,7 +343,7 @@ pub struct Json<'a> {
 struct JsonAddress {
     address: String,
     verdict: &'static str,
-    reason: Option<&'static str>,
+    reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -413,8 +386,7 @@ struct JsonFinding<'a> {
 
 impl<'a> Json<'a> {
     /// Sets `report` out for programs.
-    #[must_use]
-    pub fn of(report: &'a Report, question: &Question) -> Self {
+    pub(super) fn of(report: &'a Report, question: &Question) -> Self {
         let resolution = report.unresolved.as_ref().map(|finding| JsonStep {
             ask: "resolve",
             address: None,
@@ -463,7 +435,7 @@ impl<'a> JsonStep<'a> {
         let (verdict, reason, deciding, near) = match &step.decision {
             None => (None, None, None, Vec::new()),
             Some((_, Verdict::Allowed { rule: index })) => {
-                (Some("allowed"), None, rule(*index), Vec::new())
+                (Some("allowed"), Some("rule"), rule(*index), Vec::new())
             }
             Some((_, Verdict::Refused { reason, near })) => {
                 let near = near

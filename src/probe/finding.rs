@@ -120,31 +120,31 @@ impl Severity {
 }
 
 impl Finding {
-    /// The code of every finding, as the manual lists them.
-    pub const CODES: [&'static str; 23] = [
-        "unresolved",
-        "refused",
-        "filtered",
-        "unreachable",
-        "local-failure",
-        "silent",
-        "closed",
-        "reset",
-        "reset-after-answer",
-        "too-large",
-        "http-server",
-        "tls-server",
-        "not-xml",
-        "no-end-tag",
-        "invalid-policy",
-        "no-nul",
-        "no-to-ports",
-        "http-element",
-        "several-segments",
-        "site-control-ignored",
-        "trailing-bytes",
-        "left-open",
-        "meta-policy-all",
+    /// The code of every finding and how much it matters, as the manual lists them.
+    pub const EVERY_CODE: [(&'static str, Severity); 23] = [
+        ("unresolved", Severity::Fault),
+        ("refused", Severity::Fault),
+        ("filtered", Severity::Fault),
+        ("unreachable", Severity::Fault),
+        ("local-failure", Severity::Fault),
+        ("silent", Severity::Fault),
+        ("closed", Severity::Fault),
+        ("reset", Severity::Fault),
+        ("reset-after-answer", Severity::Warning),
+        ("too-large", Severity::Fault),
+        ("http-server", Severity::Fault),
+        ("tls-server", Severity::Fault),
+        ("not-xml", Severity::Fault),
+        ("no-end-tag", Severity::Fault),
+        ("invalid-policy", Severity::Fault),
+        ("no-nul", Severity::Fault),
+        ("no-to-ports", Severity::Warning),
+        ("http-element", Severity::Note),
+        ("several-segments", Severity::Warning),
+        ("site-control-ignored", Severity::Warning),
+        ("trailing-bytes", Severity::Warning),
+        ("left-open", Severity::Note),
+        ("meta-policy-all", Severity::Note),
     ];
 
     /// The code that machine-readable output uses. It never changes.
@@ -556,7 +556,7 @@ mod tests {
         diagnose(seen, ask).findings.iter().map(Finding::code).collect()
     }
 
-    /// One of each, in the order of [`Finding::CODES`].
+    /// One of each, in the order of [`Finding::EVERY_CODE`].
     fn every() -> Vec<Finding> {
         let text = String::new;
         vec![
@@ -588,8 +588,8 @@ mod tests {
 
     #[test]
     fn every_finding_has_a_code_of_its_own_words_and_a_remedy() {
-        let codes: Vec<_> = every().iter().map(Finding::code).collect();
-        assert_eq!(codes, Finding::CODES);
+        let codes: Vec<_> = every().iter().map(|it| (it.code(), it.severity())).collect();
+        assert_eq!(codes, Finding::EVERY_CODE);
         for finding in every() {
             assert!(!finding.to_string().is_empty());
             for ask in Ask::EVERY {

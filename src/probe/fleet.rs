@@ -60,17 +60,18 @@ pub fn probe_all(
     let (sender, receiver) = mpsc::channel();
     let mut reports: Vec<(usize, Report)> = Vec::with_capacity(targets.len());
     thread::scope(|scope| {
-        for _ in 0..targets.len().min(AT_A_TIME) {
+        let mut started = 0;
+        while started < targets.len().min(AT_A_TIME) {
             let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(target) = targets.get(index) else { break };
-                    if sender.send((index, probe(target, question))).is_err() {
-                        break;
-                    }
-                }
-            });
+            let work = move || ask_in_turn(targets, question, next, &sender);
+            // Fewer threads than wanted are slower, and nothing else.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+            started += 1;
+        }
+        if started == 0 {
+            ask_in_turn(targets, question, &next, &sender);
         }
         drop(sender);
         for (index, report) in receiver {
@@ -80,6 +81,22 @@ pub fn probe_all(
     });
     reports.sort_by_key(|&(index, _)| index);
     reports.into_iter().map(|(_, report)| report).collect()
+}
+
+/// Asks target after target that nobody else has taken, until none is left.
+fn ask_in_turn(
+    targets: &[Target],
+    question: &Question,
+    next: &AtomicUsize,
+    sender: &mpsc::Sender<(usize, Report)>,
+) {
+    loop {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(target) = targets.get(index) else { break };
+        if sender.send((index, probe(target, question))).is_err() {
+            break;
+        }
+    }
 }
 
 /// A bar that fills while targets are asked.

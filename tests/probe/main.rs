@@ -5,6 +5,7 @@ mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use masterpolicyd::document::Document;
 use masterpolicyd::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
-use masterpolicyd::probe::finding::Finding;
+use masterpolicyd::probe::finding::{Finding, Severity};
 use masterpolicyd::probe::fleet;
 use masterpolicyd::probe::player::ANSWER_LIMIT;
 use masterpolicyd::probe::{Outcome, Question, Target};
@@ -625,6 +626,48 @@ fn monitoring_is_told_in_its_own_codes() {
     let (text, _, code) = plugin(&["127.0.0.1", "5000", "--nagios", "--origin", "ftp://a.test"]);
     assert!(text.starts_with("MASTERPOLICYD UNKNOWN - --origin: "), "{text}");
     assert_eq!(code, 3);
+}
+
+#[test]
+fn monitoring_of_several_targets_has_one_line_and_labels_that_last() {
+    let server = Server::start(answer(OPEN.replace("to-ports=\"*\"", "to-ports=\"5000\"")));
+    let port = server.port().to_string();
+    let (text, data, code) =
+        plugin(&["127.0.0.1:5000", "127.0.0.1:5001", "--nagios", "--policy-port", &port]);
+    assert_eq!(
+        text,
+        "MASTERPOLICYD CRITICAL - 1 allowed, 1 refused, 0 unknown; \
+         127.0.0.1:5001: no rule grants it"
+    );
+    let data = data.join(" ");
+    for label in ["'127.0.0.1:5000 time'=", "'127.0.0.1:5001 time'=", "'127.0.0.1:5001 size'="] {
+        assert!(data.contains(label), "{data}");
+    }
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn every_finding_is_in_the_manual_with_its_severity() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/man/masterpolicyd-probe.1");
+    let page = fs::read_to_string(path).unwrap();
+    let (_, findings) = page.split_once("\n.Sh FINDINGS\n").unwrap();
+    let (findings, _) = findings.split_once("\n.El\n").unwrap();
+    let documented: BTreeMap<_, _> = findings
+        .split(".It Cm ")
+        .skip(1)
+        .map(|entry| {
+            let (code, words) = entry.split_once('\n').unwrap();
+            let last = words.trim_end().lines().last().unwrap();
+            let severity = match last {
+                "A warning." => Severity::Warning,
+                "A note." => Severity::Note,
+                _ => Severity::Fault,
+            };
+            (code.to_owned(), severity)
+        })
+        .collect();
+    let known = Finding::EVERY_CODE.map(|(code, severity)| (code.to_owned(), severity));
+    assert_eq!(documented, BTreeMap::from(known));
 }
 
 #[test]

@@ -328,7 +328,7 @@ fn gravest(report: &Report) -> Option<&Finding> {
 /// A report as programs read it; the manual lists the members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Json<'a> {
+pub(super) struct Json {
     target: String,
     origin: Option<String>,
     verdict: &'static str,
@@ -336,7 +336,7 @@ pub(super) struct Json<'a> {
     granted_to: Vec<String>,
     seconds: f64,
     addresses: Vec<JsonAddress>,
-    steps: Vec<JsonStep<'a>>,
+    steps: Vec<JsonStep>,
 }
 
 #[derive(Debug, Serialize)]
@@ -348,7 +348,7 @@ struct JsonAddress {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct JsonStep<'a> {
+struct JsonStep {
     ask: &'static str,
     address: Option<String>,
     port: Option<u16>,
@@ -359,7 +359,7 @@ struct JsonStep<'a> {
     reason: Option<&'static str>,
     rule: Option<JsonRule>,
     near: Vec<JsonMiss>,
-    findings: Vec<JsonFinding<'a>>,
+    findings: Vec<JsonFinding>,
 }
 
 #[derive(Debug, Serialize)]
@@ -377,16 +377,16 @@ struct JsonMiss {
 }
 
 #[derive(Debug, Serialize)]
-struct JsonFinding<'a> {
+struct JsonFinding {
     code: &'static str,
     severity: &'static str,
     message: String,
-    remedy: &'a str,
+    remedy: &'static str,
 }
 
-impl<'a> Json<'a> {
+impl Json {
     /// Sets `report` out for programs.
-    pub(super) fn of(report: &'a Report, question: &Question) -> Self {
+    pub(super) fn of(report: &Report, question: &Question) -> Self {
         let resolution = report.unresolved.as_ref().map(|finding| JsonStep {
             ask: "resolve",
             address: None,
@@ -427,8 +427,8 @@ impl<'a> Json<'a> {
     }
 }
 
-impl<'a> JsonStep<'a> {
-    fn of(step: &'a Step) -> Self {
+impl JsonStep {
+    fn of(step: &Step) -> Self {
         let policy = step.decision.as_ref().map(|(policy, _)| policy);
         let rule =
             |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(JsonRule::of);
@@ -479,7 +479,7 @@ impl JsonRule {
     }
 }
 
-impl JsonFinding<'_> {
+impl JsonFinding {
     fn of(finding: &Finding, ask: Ask) -> Self {
         Self {
             code: finding.code(),

@@ -67,8 +67,8 @@ fn complain(error: &ProbeError, nagios: bool) -> Exit {
     if nagios {
         let state = State::Unknown;
         let line = error.to_string().replace(['|', '\n'], " ");
-        let line = format_args!("MASTERPOLICYD {} - {line}\n", state.as_str());
-        print(&mut io::stdout().lock(), line);
+        let word = state.as_str();
+        print(&mut io::stdout().lock(), format_args!("MASTERPOLICYD {word} - {line}\n"));
         return state.exit();
     }
     print(&mut io::stderr().lock(), format_args!("{error}\n"));

@@ -7,11 +7,10 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use masterpolicyd::document::Document;
@@ -512,25 +511,19 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
 
 #[test]
 fn the_request_is_23_bytes_in_one_segment_and_nothing_follows_it() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let server = Server::start({
-        let asked = Arc::clone(&asked);
-        move |mut stream| {
-            use std::io::Read;
-            let mut request = [0; 64];
-            let length = stream.read(&mut request).unwrap();
-            stream.write_all(OPEN.as_bytes()).unwrap();
-            let rest = stream.read(&mut request[length..]).unwrap();
-            if request[..length] == *REQUEST && rest == 0 {
-                asked.fetch_add(1, Ordering::SeqCst);
-            }
-        }
+    let (sender, seen) = mpsc::channel();
+    let server = Server::start(move |mut stream| {
+        let mut bytes = [0; 64];
+        let first = stream.read(&mut bytes).unwrap();
+        stream.write_all(OPEN.as_bytes()).unwrap();
+        let second = stream.read(&mut bytes[first..]).unwrap();
+        sender.send((bytes[..first + second].to_vec(), first)).unwrap();
     });
     for _ in 0..10 {
         assert_eq!(probe_master(server.port(), PATIENT).code, 0);
+        let (bytes, first) = seen.recv_timeout(support::SOON).unwrap();
+        assert_eq!((bytes.as_slice(), first), (REQUEST, 23));
     }
-    drop(server);
-    assert_eq!(asked.load(Ordering::SeqCst), 10);
 }
 
 #[test]

@@ -429,6 +429,18 @@ pub fn diagnose(seen: &Transcript, ask: Ask) -> Diagnosis {
     Diagnosis { policy, findings }
 }
 
+/// Whether an exchange ended without a word, so that who listens there is worth another question.
+#[must_use]
+pub fn is_wordless(findings: &[Finding]) -> bool {
+    matches!(findings, [Finding::Silent | Finding::Closed | Finding::Reset { received: 0 }])
+}
+
+/// Whom a reply to [`GREETING`](crate::probe::player::GREETING) betrays.
+#[must_use]
+pub fn recognise(reply: &[u8]) -> Option<Finding> {
+    if is_tls(reply) { Some(Finding::Tls) } else { is_http(reply).then_some(Finding::Http) }
+}
+
 /// What is before the first NUL, and what is after it.
 fn at_nul(received: &[u8]) -> (&[u8], &[u8]) {
     match received.iter().position(|&byte| byte == 0) {
@@ -457,9 +469,8 @@ fn fault_of_the_end(seen: &Transcript) -> Option<Finding> {
 /// Reads the answer and adds what is to say about its text. Who answers in another protocol is
 /// named instead of all that follows from it.
 fn read_answer(answer: &[u8], ask: Ask, findings: &mut Vec<Finding>) -> Option<Policy> {
-    if is_tls(answer) || is_http(answer) {
-        findings.clear();
-        findings.push(if is_tls(answer) { Finding::Tls } else { Finding::Http });
+    if let Some(other) = recognise(answer) {
+        *findings = vec![other];
         return None;
     }
     let parsed = document::parse(answer);
@@ -648,6 +659,15 @@ mod tests {
         let page = b"<!DOCTYPE HTML PUBLIC><html>";
         assert_eq!(codes(&seen(page, End::Closed), Ask::Destination), ["http-server"]);
         assert_eq!(codes(&seen(page, End::TimedOut), Ask::Destination), ["http-server"]);
+    }
+
+    #[test]
+    fn a_reply_to_the_greeting_betrays_the_server() {
+        assert_eq!(recognise(&[0x16, 3, 3, 0, 80, 2]), Some(Finding::Tls));
+        assert_eq!(recognise(&[0x15, 3, 1, 0, 2, 2, 70]), Some(Finding::Tls));
+        assert_eq!(recognise(b"HTTP/1.1 400 Bad Request\r\n"), Some(Finding::Http));
+        assert_eq!(recognise(b"<?xml version=\"1.0\"?>"), None);
+        assert_eq!(recognise(b""), None);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub const MASTER_LIMIT: Duration = Duration::from_secs(3);
 /// player awaits without any.
 pub const NAMED_POLICY_PATIENCE: u32 = 10;
 
+/// How long a server that said nothing is given to say who it is.
+const GREETING_LIMIT: Duration = Duration::from_secs(1);
+
 /// A host and the port of the service that a player is to reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -327,7 +330,8 @@ pub fn probe(target: &Target, question: &Question) -> Report {
     let resolved_in = started.elapsed();
     let (walks, unresolved): (Vec<_>, _) = match resolved {
         Ok(servers) => {
-            (servers.into_iter().map(|server| walk(server, question, player::ask)).collect(), None)
+            let walk = |server| walk(server, question, player::ask, player::greet);
+            (servers.into_iter().map(walk).collect(), None)
         }
         Err(finding) => (Vec::new(), Some(finding)),
     };
@@ -356,18 +360,25 @@ fn resolve(target: &Target, family: Family) -> Result<Vec<SocketAddr>, Finding> 
 /// failure leaves room for others, the port that the content named; then the destination itself.
 /// The first policy that grants the connection ends it.
 ///
-/// `ask` makes the exchange, waiting no longer than it is told.
+/// `ask` makes the exchange, waiting no longer than it is told. Where a policy server should be
+/// and not a word was said, `greet` asks who it is.
 fn walk(
     destination: SocketAddr,
     question: &Question,
     mut ask: impl FnMut(SocketAddr, Duration) -> Transcript,
+    greet: impl Fn(SocketAddr, Duration) -> Vec<u8>,
 ) -> Walk {
     let mut steps: Vec<Step> = Vec::with_capacity(3);
     for (port, role, limit) in plan(destination.port(), question) {
         let mut server = destination;
         server.set_port(port);
         let seen = ask(server, limit);
-        let step = take_step(server, role, &seen, destination.port(), question);
+        let mut step = take_step(server, role, &seen, destination.port(), question);
+        // That a service without a policy stays silent needs no explanation.
+        if role != Ask::Destination && finding::is_wordless(&step.findings) {
+            let reply = greet(server, question.limit.min(GREETING_LIMIT));
+            step.findings.splice(..0, finding::recognise(&reply));
+        }
         let is_last = match &step.decision {
             Some((_, Verdict::Allowed { .. })) => true,
             Some((policy, _)) => policy.meta_policy != MetaPolicy::All,
@@ -502,7 +513,7 @@ mod tests {
     fn walk_among(answers: &[(u16, &str)], port: u16, question: &Question) -> (Vec<u16>, Walk) {
         let mut asked = Vec::new();
         let destination = SocketAddr::from(([192, 0, 2, 1], port));
-        let walk = walk(destination, question, |server, _| {
+        let ask = |server: SocketAddr, _| {
             asked.push(server.port());
             let answer = answers.iter().find(|(port, _)| *port == server.port());
             let received = answer.map_or_else(Vec::new, |(_, text)| format!("{text}\0").into());
@@ -511,7 +522,8 @@ mod tests {
                 None => End::Refused,
             };
             Transcript { reads: usize::from(answer.is_some()), received, end, took: LIMIT }
-        });
+        };
+        let walk = walk(destination, question, ask, |_, _| panic!("a refusal needs no greeting"));
         (asked, walk)
     }
 
@@ -567,6 +579,25 @@ mod tests {
         let answers = [(843, &*broken), (5000, &*all)];
         let (asked, walk) = walk_among(&answers, 5000, &Question::default());
         assert_eq!((asked, walk.outcome), (vec![843, 5000], Outcome::Allowed));
+    }
+
+    #[test]
+    fn a_wordless_server_is_asked_who_it_is_unless_it_is_the_service_itself() {
+        let greeted = std::cell::RefCell::new(Vec::new());
+        let question = Question { load_policy: Some(8000), ..Question::default() };
+        let walk = walk(
+            SocketAddr::from(([192, 0, 2, 1], 5000)),
+            &question,
+            |_, took| Transcript { reads: 0, received: Vec::new(), end: End::TimedOut, took },
+            |server, limit| {
+                greeted.borrow_mut().push((server.port(), limit));
+                if server.port() == 843 { vec![0x15, 3, 3] } else { Vec::new() }
+            },
+        );
+        assert_eq!(*greeted.borrow(), [(843, GREETING_LIMIT), (8000, GREETING_LIMIT)]);
+        let findings: Vec<_> = walk.steps.iter().map(|step| &step.findings[..]).collect();
+        let silent = [Finding::Silent];
+        assert_eq!(findings, [&[Finding::Tls, Finding::Silent][..], &silent, &silent]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One exchange on the wire, as a player makes it: connect, send the request in one segment, read
-//! to the NUL. Reports what happened and judges nothing.
+//! to the NUL. And, for a server that answered nothing at all, the question what it is. Reports
+//! what happened and judges nothing.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +15,12 @@ pub const ANSWER_LIMIT: usize = 1024 * 1024;
 /// How long the way a whole answer's connection ends is watched. A close or a reset travels with
 /// the answer or right behind it; the time does not count as the server's.
 const AFTERMATH: Duration = Duration::from_millis(200);
+
+/// What every TLS server and every web server answers: a `ClientHello` of TLS 1.2, of the fewest
+/// bytes, with an empty line in its random part, which ends a malformed request of HTTP.
+pub const GREETING: &[u8] = b"\x16\x03\x01\x00\x33\x01\x00\x00\x2f\x03\x03\
+    \r\n\r\nmasterpolicyd probe asks who\
+    \x00\x00\x08\xc0\x2f\xc0\x30\x00\x9c\x00\x2f\x01\x00";
 
 /// How an exchange ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +89,22 @@ pub fn ask(server: SocketAddr, limit: Duration) -> Transcript {
         },
     };
     Transcript { received, reads, end, took: started.elapsed() }
+}
+
+/// Asks who listens at `server` with [`GREETING`] on a connection of its own. Returns how the
+/// reply begins; empty where none came within `limit`.
+#[must_use]
+pub fn greet(server: SocketAddr, limit: Duration) -> Vec<u8> {
+    let reply = || -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&server, limit)?;
+        stream.write_all(GREETING)?;
+        stream.set_read_timeout(Some(limit))?;
+        let mut reply = vec![0; 64];
+        let length = stream.read(&mut reply)?;
+        reply.truncate(length);
+        Ok(reply)
+    };
+    reply().unwrap_or_default()
 }
 
 fn not_connected(error: &io::Error) -> End {
@@ -170,4 +193,17 @@ fn is_reset(error: &io::Error) -> bool {
 
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_is_as_long_as_it_says() {
+        let length = |bytes: &[u8]| usize::from(bytes[0]) << 8 | usize::from(bytes[1]);
+        assert_eq!(length(&GREETING[3..]), GREETING.len() - 5);
+        assert_eq!(length(&GREETING[7..]), GREETING.len() - 9);
+        assert_eq!(REQUEST.len(), 23);
+    }
 }

@@ -7,8 +7,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -25,8 +25,8 @@ use support::network::in_own_network;
 use support::{Directory, Setup, find_program, skip};
 
 use servers::{
-    REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_unasked,
-    read_request, reset_after, wait_for_close,
+    REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_unasked, close,
+    read_request, reset, reset_after, wait_for_close,
 };
 
 /// Grants everything, and keeps players from asking the destination.
@@ -155,9 +155,7 @@ fn filtered() {
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let mut queued = Vec::new();
-    while let Ok(stream) =
-        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300))
-    {
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
         queued.push(stream);
     }
     let probed = probe_master(address.port(), IMPATIENT);
@@ -202,7 +200,7 @@ fn silent() {
 
 #[test]
 fn closed() {
-    let server = Server::start(answer(""));
+    let server = Server::start(close);
     assert_fault(&probe_master(server.port(), PATIENT), "closed");
 }
 
@@ -217,7 +215,7 @@ fn reset_before_the_answer_was_whole() {
 
 #[test]
 fn reset_without_a_byte() {
-    let server = Server::start(reset_after(b""));
+    let server = Server::start(reset);
     let probed = probe_master(server.port(), PATIENT);
     assert_fault(&probed, "reset");
     assert_eq!(
@@ -258,6 +256,66 @@ fn tls_server() {
     // A fatal alert: unexpected message.
     let server = Server::start(answer([0x15, 3, 3, 0, 2, 2, 10]));
     assert_fault(&probe_master(server.port(), PATIENT), "tls-server");
+}
+
+/// Waits for an empty line, whatever comes before it, as web servers do.
+fn wait_for_an_empty_line(stream: &mut TcpStream) -> bool {
+    let mut received = Vec::new();
+    let mut bytes = [0; 256];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(length @ 1..) => received.extend_from_slice(&bytes[..length]),
+            _ => return false,
+        }
+        if received.windows(4).any(|window| window == b"\r\n\r\n") {
+            return true;
+        }
+    }
+}
+
+#[test]
+fn a_silent_web_server_is_recognised_by_its_reply_to_a_greeting() {
+    let server = Server::start(|mut stream| {
+        if wait_for_an_empty_line(&mut stream) {
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        }
+    });
+    let probed = probe_master(server.port(), IMPATIENT);
+    assert_eq!(probed.codes("master"), ["http-server", "silent"]);
+    assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
+}
+
+/// OpenSSL closes without an alert when what comes is not TLS.
+#[test]
+fn a_tls_server_that_closes_is_recognised_by_its_reply_to_a_greeting() {
+    let test = "a_tls_server_that_closes_is_recognised_by_its_reply_to_a_greeting";
+    let Some(openssl) = find_program("openssl") else {
+        return skip(test, "openssl is not installed");
+    };
+    in_own_network(test, || {
+        let directory = Directory::new();
+        let made = Command::new(&openssl)
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-keyout", "key", "-out", "certificate", "-subj", "/CN=game.test"])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut server = Command::new(&openssl)
+            .args(["s_server", "-accept", "843", "-key", "key", "-cert", "certificate"])
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "ACCEPT"), "it says when it listens");
+        let probed = probe_host("127.0.0.1", &[]);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert_eq!(probed.codes("master"), ["tls-server", "closed"], "{:#}", probed.json);
+    });
 }
 
 #[test]
@@ -665,7 +723,7 @@ fn every_finding_is_in_the_manual_with_its_severity() {
 
 #[test]
 fn every_step_is_told_in_words_with_its_remedy() {
-    let master = Server::start(answer(""));
+    let master = Server::start(close);
     let destination = RefusingPort::hold();
     let (master_port, port) = (master.port().to_string(), destination.port().to_string());
     let output = masterpolicyd(&[

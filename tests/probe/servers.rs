@@ -120,6 +120,19 @@ pub(crate) fn answer_unasked(answer: impl Into<Vec<u8>>) -> impl Fn(TcpStream) +
     }
 }
 
+/// Reads whatever comes and closes in order, without a byte.
+pub(crate) fn close(mut stream: TcpStream) {
+    _ = stream.read(&mut [0; 256]);
+    _ = stream.shutdown(Shutdown::Write);
+    wait_for_close(&mut stream);
+}
+
+/// Reads whatever comes and resets the connection, without a byte.
+pub(crate) fn reset(mut stream: TcpStream) {
+    _ = stream.read(&mut [0; 256]);
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
 /// Reads, sends `part` of an answer and resets the connection.
 pub(crate) fn reset_after(part: &'static [u8]) -> impl Fn(TcpStream) + Send + Sync {
     move |mut stream| {

@@ -1,6 +1,6 @@
 //! masterpolicyd: one daemon, one port, one Flash socket policy for the whole host.
 //!
-//! The binary is three lines around [`main`]; everything else is here, so that tests, fuzz
+//! The binary is three lines around [`run`]; everything else is here, so that tests, fuzz
 //! targets and benchmarks reach it.
 #![forbid(unsafe_code)]
 

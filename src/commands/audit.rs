@@ -85,6 +85,10 @@ fn ask(address: SocketAddr, policy: &Document) -> Answer {
             };
         }
     };
+    // Where nobody listens, a port that connections may start from can meet itself.
+    if stream.local_addr().is_ok_and(|own| own == address) {
+        return Answer::Refused;
+    }
     let mut heard = Vec::new();
     // However the exchange ends, what was heard until then is the answer.
     let _ = exchange(&mut stream, deadline, policy.bytes().len(), &mut heard);

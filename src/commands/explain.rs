@@ -42,6 +42,7 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
             explanation: &explanation,
             connection: &connection,
             remedy: &remedy,
+            meta_policy: policy.meta_policy,
             terminal: Terminal::of_stdout(),
         };
         print(&mut io::stdout().lock(), format_args!("{text}"));
@@ -356,6 +357,7 @@ struct Text<'a> {
     explanation: &'a Explanation<'a>,
     connection: &'a Connection<'a>,
     remedy: &'a Remedy,
+    meta_policy: MetaPolicy,
     terminal: Terminal,
 }
 
@@ -376,6 +378,12 @@ impl fmt::Display for Text<'_> {
                 }
                 if near.len() > SHOWN {
                     writeln!(f, "  and {} more", near.len() - SHOWN)?;
+                }
+                if self.meta_policy == MetaPolicy::All {
+                    writeln!(
+                        f,
+                        "the meta-policy is all, so a policy on port {port} itself may still allow it"
+                    )?;
                 }
                 write!(f, "to allow it:\n{}", self.remedy)
             }

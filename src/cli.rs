@@ -98,7 +98,8 @@ pub enum Show {
     Config,
 }
 
-/// What `probe` is told.
+/// What `probe` is told. Origin and time are read by the command, because monitoring wants to be
+/// told what is wrong with them in a line of its own form.
 #[derive(Debug, Clone, Args)]
 #[command(override_usage = "masterpolicyd probe [OPTIONS] HOST PORT
        masterpolicyd probe [OPTIONS] HOST:PORT...

@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::policy::{
-    Domain, Host, Lack, MASTER_PORT, MetaPolicy, Origin, Policy, Reason, Rule, Verdict,
+    Domain, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy, Reason, Rule, Verdict,
 };
 use finding::{Diagnosis, Finding, Severity};
 use player::Transcript;
@@ -440,32 +440,28 @@ fn take_step(
 /// What `policy` decides about the content that its own rules have in mind: allowed, if there
 /// is any content to which it grants the port.
 fn decide_for_anyone(policy: &Policy, port: u16, policy_port: u16) -> Verdict {
-    let mut near = Vec::new();
-    let mut why = None;
-    for (index, rule) in policy.rules.iter().enumerate() {
-        match policy.decide(&origin_in_mind(rule), port, policy_port) {
-            allowed @ Verdict::Allowed { .. } => return allowed,
-            Verdict::Refused { reason, near: misses } => {
-                let own = misses.into_iter().find(|miss| miss.rule == index);
-                if own.is_some_and(|miss| miss.lacks == Lack::LowPort) || why.is_none() {
-                    why = Some(reason);
-                }
-                near.extend(own);
-            }
+    let granting = policy.rules.iter().find(|rule| rule.ports.contains(port));
+    if let Some(rule) = granting.or(policy.rules.first()) {
+        // What stands against the first rule with that port stands against every other.
+        let verdict = policy.decide(&origin_in_mind(rule), port, policy_port);
+        if granting.is_some() || policy.meta_policy == MetaPolicy::None {
+            return verdict;
         }
+        let miss = |rule| NearMiss { rule, lacks: Lack::Port };
+        let near = (0..policy.rules.len()).map(miss).collect();
+        return Verdict::Refused { reason: Reason::NoRule, near };
     }
-    let without_rules = || match policy.meta_policy {
-        MetaPolicy::None => Reason::MetaPolicyNone,
-        MetaPolicy::All | MetaPolicy::MasterOnly => Reason::NoRule,
-    };
-    Verdict::Refused { reason: why.unwrap_or_else(without_rules), near }
+    let somebody = Origin { secure: true, host: Host::Name(NOBODY.to_owned()) };
+    policy.decide(&somebody, port, policy_port)
 }
+
+/// RFC 6761: a name that no rule can mean.
+const NOBODY: &str = "content.invalid";
 
 /// Content that a rule is about, if any is.
 fn origin_in_mind(rule: &Rule) -> Origin {
     let host = match &rule.domain {
-        // RFC 6761: a name that no rule can mean.
-        Domain::Any => Host::Name("content.invalid".to_owned()),
+        Domain::Any => Host::Name(NOBODY.to_owned()),
         Domain::Subdomains(name) | Domain::Name(name) => Host::Name(name.clone()),
         Domain::Address(address) => Host::Address(*address),
     };
@@ -663,7 +659,7 @@ mod tests {
             };
         let two = policy(MetaPolicy::All, &[("a.test", "80", false), ("b.test", "81", false)]);
         assert_eq!(refused(&two, 5000, 843), Some((Reason::NoRule, 2)));
-        assert_eq!(refused(&two, 81, 7843), Some((Reason::LowPort, 2)));
+        assert_eq!(refused(&two, 81, 7843), Some((Reason::LowPort, 1)));
         assert_eq!(refused(&policy(MetaPolicy::All, &[]), 80, 843), Some((Reason::NoRule, 0)));
         for rules in [&[][..], &[("*", "*", false)]] {
             let none = policy(MetaPolicy::None, rules);

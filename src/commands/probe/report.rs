@@ -1,5 +1,6 @@
 //! What was found, for people, for programs and for monitoring. Decides nothing.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
 use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step};
 
-/// How many of a policy's near misses people are shown.
-const NEAR_MISSES: usize = 5;
+/// How many near misses, and how many domains, people are shown; the JSON has all of them.
+const SHOWN: usize = 5;
 
 /// The tone of an outcome's word.
 fn tone(outcome: Outcome) -> Tone {
@@ -71,12 +72,12 @@ impl Steps<'_> {
                     Verdict::Allowed { .. } => writeln!(f, "allows")?,
                     Verdict::Refused { reason, near } => {
                         writeln!(f, "refuses, {reason}")?;
-                        for miss in near.iter().take(NEAR_MISSES) {
+                        for miss in near.iter().take(SHOWN) {
                             let Some(rule) = policy.rules.get(miss.rule) else { continue };
                             writeln!(f, "             near: {rule}: {}", miss.lacks)?;
                         }
-                        if near.len() > NEAR_MISSES {
-                            writeln!(f, "             near: {} more", near.len() - NEAR_MISSES)?;
+                        if near.len() > SHOWN {
+                            writeln!(f, "             near: {} more", near.len() - SHOWN)?;
                         }
                     }
                 }
@@ -115,8 +116,13 @@ fn reason(report: &Report, question: &Question) -> String {
             format!("the policy on port {from} grants {rule}")
         }
         (Outcome::Allowed, Some((from, policy, _))) => {
-            let whom = granted_to(policy, report.target.port).join(", ");
-            format!("the policy on port {from} grants it to {whom}")
+            let whom = granted_to(policy, report.target.port);
+            let shown = whom.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = match whom.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("the policy on port {from} grants it to {shown}{more}")
         }
         (Outcome::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
         _ => report.outcome.to_string(),
@@ -134,15 +140,11 @@ fn blame(report: &Report) -> String {
 
 /// The domains of all rules that grant `port`.
 fn granted_to(policy: &Policy, port: u16) -> Vec<String> {
-    let mut whom = Vec::new();
-    for rule in policy.rules.iter().filter(|rule| rule.ports.contains(port)) {
-        let https = if rule.secure { " over https" } else { "" };
-        let domain = format!("{}{https}", rule.domain);
-        if !whom.contains(&domain) {
-            whom.push(domain);
-        }
-    }
-    whom
+    let granting = policy.rules.iter().filter(|rule| rule.ports.contains(port));
+    let domain =
+        |rule: &Rule| format!("{}{}", rule.domain, if rule.secure { " over https" } else { "" });
+    let mut seen = HashSet::new();
+    granting.map(domain).filter(|domain| seen.insert(domain.clone())).collect()
 }
 
 /// Seconds as people read them in a column.
@@ -487,5 +489,36 @@ impl JsonFinding {
             message: finding.to_string(),
             remedy: finding.remedy(ask),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_named_once_and_by_the_kind_of_its_content() {
+        let rule = |domain: &str, ports: &str, secure| Rule {
+            domain: domain.parse().unwrap(),
+            ports: ports.parse().unwrap(),
+            secure,
+        };
+        let rules = vec![
+            rule("b.test", "5000", false),
+            rule("a.test", "80,5000", true),
+            rule("b.test", "*", false),
+            rule("c.test", "5001", false),
+        ];
+        let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules };
+        assert_eq!(granted_to(&policy, 5000), ["b.test", "a.test over https"]);
+    }
+
+    #[test]
+    fn a_run_ends_with_the_worst_of_its_targets() {
+        let exit = |allowed, refused, unknown| Tally { allowed, refused, unknown }.exit();
+        assert_eq!(exit(2, 0, 0), Exit::Success);
+        assert_eq!(exit(2, 0, 1), Exit::Unknown);
+        assert_eq!(exit(2, 1, 1), Exit::Negative);
+        assert!(State::Critical > State::Unknown && State::Unknown > State::Warning);
     }
 }

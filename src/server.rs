@@ -800,20 +800,22 @@ impl Server {
 
     /// One line about how it goes.
     fn status(&self) -> String {
-        let mut addresses = String::new();
-        for listener in &self.listeners {
-            if !addresses.is_empty() {
-                addresses.push_str(", ");
-            }
-            addresses.push_str(&listener.address.to_string());
+        let addresses = |purpose| {
+            let of_purpose = self.listeners.iter().filter(move |it| it.purpose == purpose);
+            let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
+            addresses.join(", ")
+        };
+        let mut status =
+            format!("serving {} on {}", Rules(self.service.rules), addresses(Purpose::Policy));
+        let metrics = addresses(Purpose::Metrics);
+        if !metrics.is_empty() {
+            status.push_str(", metrics on ");
+            status.push_str(&metrics);
         }
-        format!(
-            "serving {} on {addresses}; {} served, {} not, {} open",
-            Rules(self.service.rules),
-            self.counters.requests(Outcome::Served),
-            self.counters.unserved(),
-            self.connections.len()
-        )
+        let (served, unserved) =
+            (self.counters.requests(Outcome::Served), self.counters.unserved());
+        let open = self.connections.len();
+        status + &format!("; {served} served, {unserved} not, {open} open")
     }
 }
 

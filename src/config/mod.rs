@@ -85,6 +85,13 @@ pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Pr
     Loader::new(path, trust).load(Purpose::Serve)
 }
 
+/// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it
+/// tells nothing of drop-ins, and nothing of who may write what.
+#[must_use]
+pub fn judge_text(path: &Path, text: &str) -> Vec<Problem> {
+    main_file::read(path, text).1
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Look,

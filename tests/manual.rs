@@ -423,7 +423,7 @@ fn examples() -> Vec<Example> {
                 let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
                 match test.take() {
                     Some(test) => {
-                        all.push(Example { page: page.name.clone(), place, test, text: lines })
+                        all.push(Example { page: page.name.clone(), place, test, text: lines });
                     }
                     None => assert!(!has_to_work, "{place}: no comment says how to test this"),
                 }

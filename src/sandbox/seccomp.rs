@@ -215,13 +215,13 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// Allowed for some arguments. None of these is made for a connection that goes well.
 fn allowed_if() -> Result<Rules, BackendError> {
-    const READ_WRITE: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+    const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
     let mut rules = BTreeMap::from([
         // Memory that can be executed is for code, and all the code is loaded.
         (libc::SYS_mmap, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         // Files are opened to be read. Landlock says the same, where there is Landlock.
-        (libc::SYS_openat, vec![rule([without(2, READ_WRITE)?])?]),
+        (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),
         // Limits are read, of this process.
         (
             libc::SYS_prlimit64,
@@ -236,7 +236,7 @@ fn allowed_if() -> Result<Rules, BackendError> {
         (libc::SYS_setsockopt, socket_options()?),
     ]);
     #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_open, vec![rule([without(1, READ_WRITE)?])?]);
+    rules.insert(libc::SYS_open, vec![rule([without(1, WRITING)?])?]);
     Ok(rules)
 }
 
@@ -288,14 +288,85 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    const X86_64: u32 = 0xC000_003E;
+    const I386: u32 = 0x4000_0003;
+    const AARCH64: u32 = 0xC000_00B7;
+
+    /// What the kernel makes of a system call.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Verdict {
+        Allowed { by_number_alone: bool },
+        TurnedAway,
+        Fatal,
+    }
+
+    /// A call as this processor makes it.
+    fn verdict(call: c_long, arguments: &[u64]) -> Verdict {
+        let architecture = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
+        verdict_for(architecture, call, arguments)
+    }
+
+    fn verdict_for(architecture: u32, call: c_long, arguments: &[u64]) -> Verdict {
+        // struct seccomp_data of linux/seccomp.h.
+        let mut data = Vec::new();
+        data.extend(u32::try_from(call).unwrap().to_le_bytes());
+        data.extend(architecture.to_le_bytes());
+        data.extend(0_u64.to_le_bytes());
+        data.extend((0..6).flat_map(|n| arguments.get(n).copied().unwrap_or(0).to_le_bytes()));
+
+        let own = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let (fatal, allowed) = filters(own).unwrap();
+        let (fatal, _) = run(&fatal, &data);
+        let (allowed, by_number_alone) = run(&allowed, &data);
+        let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        match (fatal, allowed) {
+            (libc::SECCOMP_RET_KILL_PROCESS, _) | (_, libc::SECCOMP_RET_KILL_PROCESS) => {
+                Verdict::Fatal
+            }
+            (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW) => {
+                Verdict::Allowed { by_number_alone }
+            }
+            (libc::SECCOMP_RET_ALLOW, allowed) if allowed == eperm => Verdict::TurnedAway,
+            other => panic!("no filter returns {other:x?}"),
+        }
+    }
+
+    /// The kernel's interpreter, as far as these programs need it: the returned action, and
+    /// whether it was found without a look at the arguments.
+    fn run(program: &BpfProgram, data: &[u8]) -> (u32, bool) {
+        const ARGUMENTS: usize = 16;
+        let (mut next, mut accumulator, mut by_number_alone) = (0, 0_u32, true);
+        loop {
+            let instruction = &program[next];
+            next += 1;
+            let k = instruction.k;
+            let jump = |yes| usize::from(if yes { instruction.jt } else { instruction.jf });
+            match u32::from(instruction.code) {
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    let at = usize::try_from(k).unwrap();
+                    by_number_alone &= at < ARGUMENTS;
+                    accumulator = u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
+                }
+                code if code == libc::BPF_ALU | libc::BPF_AND => accumulator &= k,
+                code if code == libc::BPF_JMP | libc::BPF_JA => next += usize::try_from(k).unwrap(),
+                code if code == libc::BPF_JMP | libc::BPF_JEQ => next += jump(accumulator == k),
+                code if code == libc::BPF_JMP | libc::BPF_JGT => next += jump(accumulator > k),
+                code if code == libc::BPF_JMP | libc::BPF_JGE => next += jump(accumulator >= k),
+                code if code == libc::BPF_RET => return (k, by_number_alone),
+                code => panic!("unknown instruction {code:#x}"),
+            }
+        }
+    }
+
+    fn flags(flags: i32) -> u64 {
+        bits(flags)
+    }
+
     #[test]
     fn no_call_is_both_allowed_and_fatal() {
-        let allowed: BTreeSet<_> = ALLOWED
-            .iter()
-            .chain(ALLOWED_LEGACY)
-            .copied()
-            .chain(allowed_if().unwrap().into_keys())
-            .collect();
+        let conditional = allowed_if().unwrap().into_keys();
+        let allowed: BTreeSet<_> =
+            ALLOWED.iter().chain(ALLOWED_LEGACY).copied().chain(conditional).collect();
         let fatal: BTreeSet<_> = FATAL.iter().chain(FATAL_LEGACY).copied().collect();
         assert_eq!(allowed.intersection(&fatal).count(), 0);
         assert_eq!(fatal.len(), FATAL.len() + FATAL_LEGACY.len(), "each is listed once");
@@ -308,6 +379,98 @@ mod tests {
         for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
             let (fatal, allowed) = filters(architecture).unwrap();
             assert!(fatal.len() < MOST_INSTRUCTIONS && allowed.len() < MOST_INSTRUCTIONS);
+        }
+    }
+
+    #[test]
+    fn what_only_an_intruder_does_is_fatal_whatever_the_arguments() {
+        for call in FATAL.iter().chain(FATAL_LEGACY) {
+            assert_eq!(verdict(*call, &[]), Verdict::Fatal, "call {call}");
+            assert_eq!(verdict(*call, &[u64::MAX; 6]), Verdict::Fatal, "call {call}");
+        }
+    }
+
+    /// The processor has other ways into the kernel, where each number means another call.
+    #[test]
+    fn calls_of_another_architecture_are_fatal() {
+        for architecture in [I386, AARCH64, X86_64] {
+            let is_own =
+                architecture == if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
+            let is_fatal = verdict_for(architecture, libc::SYS_read, &[]) == Verdict::Fatal;
+            assert_eq!(is_fatal, !is_own, "architecture {architecture:#x}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            const X32: c_long = 0x4000_0000;
+            assert_eq!(verdict(X32 | libc::SYS_read, &[]), Verdict::TurnedAway);
+        }
+    }
+
+    #[test]
+    fn what_is_in_no_list_is_turned_away() {
+        for call in [
+            libc::SYS_kill,
+            libc::SYS_memfd_create,
+            libc::SYS_openat2,
+            libc::SYS_prctl,
+            libc::SYS_seccomp,
+            libc::SYS_unlinkat,
+            4095,
+        ] {
+            assert_eq!(verdict(call, &[]), Verdict::TurnedAway, "call {call}");
+        }
+    }
+
+    /// The kernel runs no filter for a call that is always allowed: it keeps a map of them.
+    #[test]
+    fn calls_of_each_connection_are_decided_by_their_number_alone() {
+        for call in [
+            libc::SYS_accept4,
+            libc::SYS_recvfrom,
+            libc::SYS_sendto,
+            libc::SYS_shutdown,
+            libc::SYS_close,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_ctl,
+            libc::SYS_clock_gettime,
+        ] {
+            let expected = Verdict::Allowed { by_number_alone: true };
+            assert_eq!(verdict(call, &[u64::MAX; 6]), expected, "call {call}");
+        }
+    }
+
+    #[test]
+    fn arguments_decide_where_a_call_can_do_harm() {
+        let pid = u64::from(std::process::id());
+        let request = |request| u64::try_from(request).unwrap();
+        let read_write = flags(libc::PROT_READ | libc::PROT_WRITE);
+        let read_execute = flags(libc::PROT_READ | libc::PROT_EXEC);
+        for (call, harmless, harmful) in [
+            (libc::SYS_mmap, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (libc::SYS_mprotect, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (libc::SYS_openat, vec![0, 0, flags(libc::O_CLOEXEC)], vec![0, 0, flags(libc::O_RDWR)]),
+            (libc::SYS_openat, vec![0, 0, flags(libc::O_PATH)], vec![0, 0, flags(libc::O_CREAT)]),
+            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TMPFILE | libc::O_WRONLY)]),
+            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TRUNC)]),
+            (libc::SYS_prlimit64, vec![0, 7, 0, 1], vec![0, 7, 1 << 32, 0]),
+            (libc::SYS_prlimit64, vec![], vec![1, 7, 0, 1]),
+            (libc::SYS_tgkill, vec![pid, pid, 6], vec![1, 1, 6]),
+            (libc::SYS_ioctl, vec![0, request(libc::FIONBIO)], vec![0, request(libc::TIOCSTI)]),
+            (
+                libc::SYS_setsockopt,
+                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_NODELAY)],
+                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_ULP)],
+            ),
+            (
+                libc::SYS_setsockopt,
+                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_LINGER)],
+                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_ATTACH_FILTER)],
+            ),
+        ] {
+            let allowed = Verdict::Allowed { by_number_alone: false };
+            assert_eq!(verdict(call, &harmless), allowed, "call {call} with {harmless:x?}");
+            let turned_away = Verdict::TurnedAway;
+            assert_eq!(verdict(call, &harmful), turned_away, "call {call} with {harmful:x?}");
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
+
+use crate::policy::{MASTER_PORT, Origin};
 
 /// Where the configuration is looked for when `-c` does not say.
 pub const DEFAULT_CONFIG: &str = "/etc/masterpolicyd/masterpolicyd.toml";
@@ -38,12 +40,45 @@ pub enum Command {
     /// Show what the configuration amounts to
     #[command(subcommand)]
     Show(Show),
+    /// Say what a player would decide about the configured policy, and which rule decided
+    Explain(Explain),
+    /// Set the policy against what listens on this host
+    Audit(Audit),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The connection that `explain` is about.
+#[derive(Debug, Clone, Args)]
+pub struct Explain {
+    /// Where the movie was loaded from; a bare host name is taken as http
+    #[arg(long, value_name = "URL")]
+    pub origin: Origin,
+
+    /// The port on this host that it connects to
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    pub port: u16,
+
+    /// The port that the policy is served from
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..),
+          default_value_t = MASTER_PORT)]
+    pub policy_port: u16,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How `audit` answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Audit {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `show` can show.

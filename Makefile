@@ -3,6 +3,8 @@
 #   make build              the release binary
 #   sudo make run           serve the example on port 843, unprivileged after the start
 #   make check              everything a change has to pass
+#   make deb, make rpm      a package, in target/package
+#   sudo make check-packages  install the packages in a booted container
 #   sudo make install       what was built, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
 
@@ -87,3 +89,5 @@ uninstall:
 
 clean:
 	$(CARGO) clean
+
+include packaging/Makefile.inc

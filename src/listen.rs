@@ -470,7 +470,7 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
             let program = std::env::current_exe()
                 .map_or_else(|_| "PROGRAM".to_owned(), |path| path.display().to_string());
             format!(
-                "start as root, grant CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep \
+                "start as root (sudo), grant CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep \
                  {program}), or use the systemd unit"
             )
         }
@@ -713,7 +713,7 @@ mod tests {
         let text = privileged.to_string();
         assert!(
             text.starts_with(
-                "cannot bind 0.0.0.0:843: Permission denied (os error 13): start as root, grant \
+                "cannot bind 0.0.0.0:843: Permission denied (os error 13): start as root (sudo), grant \
                  CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep /"
             ),
             "{text}"

@@ -383,10 +383,11 @@ fn megabytes_after_the_request_are_not_buffered() {
         let daemon = Setup::new().start();
         assert_eq!(daemon.ask(), document(RULES));
         let before = daemon.status().resident_kib();
+        let talkative = [REQUEST.as_slice(), [b'x'; 16 * 1024].as_slice()].concat();
         let mut sent = 0;
         for _ in 0..20 {
             let mut stream = dial(daemon.address());
-            stream.write_all(REQUEST).expect("a request");
+            stream.write_all(&talkative).expect("a request and more");
             // Until the server has had enough: it may hang up, and must within its deadline.
             for _ in 0..1024 {
                 match stream.write(&[b'x'; 16 * 1024]) {
@@ -397,7 +398,7 @@ fn megabytes_after_the_request_are_not_buffered() {
         }
         // A well-meaning client that merely says too much has its answer.
         let mut stream = dial(daemon.address());
-        stream.write_all(REQUEST).expect("a request");
+        stream.write_all(&talkative).expect("a request and more");
         stream.write_all(&vec![b'x'; 256 * 1024]).expect("a quarter of a megabyte more");
         assert_eq!(finish(&mut stream), document(RULES));
         let grown = daemon.status().resident_kib().saturating_sub(before);

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
-use support::network::{ResetCounter, in_a_roomy_network, listen};
+use support::network::{ResetCounter, Resets, in_a_roomy_network, listen};
 use support::process::cpu_share;
 use support::{SOON, Setup, figure};
 
@@ -20,7 +20,11 @@ use support::{SOON, Setup, figure};
 fn load_in_shape(test: &str, shape: Shape, requests: usize) {
     in_a_roomy_network(test, || {
         let daemon = Setup::new().start();
-        let resets = ResetCounter::on(test, daemon.address().port());
+        let counted = match shape {
+            Shape::ShutFirst | Shape::HalfClosed => Resets::Aborts,
+            _ => Resets::Every,
+        };
+        let resets = ResetCounter::on(test, daemon.address().port(), counted);
         let report = load::run(&Load {
             target: daemon.address(),
             requests,

@@ -78,6 +78,17 @@ pub(crate) fn address_of(socket: &Socket) -> SocketAddr {
     socket.local_addr().ok().and_then(|address| address.as_socket()).expect("a bound address")
 }
 
+/// Which resets count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resets {
+    /// All of them.
+    Every,
+    /// Those of a close that left bytes unread. Where the client has shut down first, it is the
+    /// client's end that waits out the connection, and a busy machine's delayed acknowledgement
+    /// may find the server's end gone: the reset that follows meets nobody.
+    Aborts,
+}
+
 /// Counts the resets that leave one port of this network: what no client can see for certain,
 /// since a reset may come when its socket is gone. The kernel's own counter would not do: it has
 /// those of the clients' side too, where a delayed acknowledgement can cross a close.
@@ -88,7 +99,7 @@ pub(crate) struct ResetCounter {
 
 impl ResetCounter {
     /// Begins to count; `None`, and a line that says so, where that cannot be done.
-    pub(crate) fn on(test: &str, port: u16) -> Option<Self> {
+    pub(crate) fn on(test: &str, port: u16, resets: Resets) -> Option<Self> {
         let what = format!("{test} (the resets)");
         if !is_root() {
             skip(&what, "counting them needs root");
@@ -98,7 +109,11 @@ impl ResetCounter {
             skip(&what, "iptables is not installed");
             return None;
         };
-        let rule = format!("-A OUTPUT -p tcp --sport {port} --tcp-flags RST RST");
+        let flags = match resets {
+            Resets::Every => "RST RST",
+            Resets::Aborts => "RST,ACK RST,ACK",
+        };
+        let rule = format!("-A OUTPUT -p tcp --sport {port} --tcp-flags {flags}");
         let added = Command::new(&iptables).args(rule.split(' ')).status().expect("iptables");
         assert!(added.success(), "iptables {rule}: {added}");
         Some(Self { iptables })

@@ -234,6 +234,15 @@ fn an_inherited_socket_that_no_listen_names_is_an_error() {
 }
 
 #[test]
+fn an_address_that_no_inherited_socket_meets_names_the_line_to_add() {
+    let handed_over = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let address = address_of(&handed_over);
+    let missing = SocketAddr::from((Ipv4Addr::LOCALHOST, 7843));
+    let setup = Setup::inherited(vec![handed_over]).listening_on(&[address, missing]);
+    assert_gives_up(setup, 78, &["ListenStream=127.0.0.1:7843"]);
+}
+
+#[test]
 fn port_843_is_served_without_any_redirect() {
     in_own_network("port_843_is_served_without_any_redirect", || {
         let _daemon = Setup::bound(&[LOCAL.into()]).start();

@@ -11,14 +11,16 @@ use nix::sys::signal::Signal;
 
 use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
-use support::network::{in_a_roomy_network, listen, resets_sent};
-use support::{SOON, Setup, is_root};
+use support::network::{ResetCounter, in_a_roomy_network, listen};
+use support::process::cpu_share;
+use support::{SOON, Setup, figure};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
 /// have sent a single reset.
 fn load_in_shape(test: &str, shape: Shape, requests: usize) {
     in_a_roomy_network(test, || {
         let daemon = Setup::new().start();
+        let resets = ResetCounter::on(test, daemon.address().port());
         let report = load::run(&Load {
             target: daemon.address(),
             requests,
@@ -28,8 +30,14 @@ fn load_in_shape(test: &str, shape: Shape, requests: usize) {
             documents: &[&document(RULES)],
         });
         report.assert_all_answered();
-        if is_root() {
-            assert_eq!(resets_sent(), 0, "resets sent in {requests} exchanges");
+        if let Some(resets) = resets.map(|resets| resets.count()) {
+            assert_eq!(resets, 0, "resets sent in {requests} exchanges");
+            figure(test, "resets", resets, "resets");
+        }
+        figure(test, "answered", report.answered, "requests");
+        for (name, per_mille) in [("p50", 500), ("p99", 990), ("p999", 999)] {
+            let milliseconds = report.latency.quantile(per_mille).as_secs_f64() * 1e3;
+            figure(test, name, format_args!("{milliseconds:.3}"), "ms");
         }
     });
 }
@@ -223,12 +231,21 @@ fn sigusr1_logs_the_counters() {
 }
 
 #[test]
-fn the_service_manager_is_told_the_counters() {
+fn the_service_manager_is_told_the_counters_while_it_runs() {
     let mut daemon = Setup::new().start();
     daemon.ask();
-    daemon.signal(Signal::SIGUSR1);
-    daemon.wait_for_state("STATUS=");
+    daemon.wait_for_status("1 served");
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_state("STOPPING=1");
     assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_server_with_nothing_to_do_sleeps() {
+    let daemon = Setup::new().start();
+    for _ in 0..100 {
+        daemon.ask();
+    }
+    let share = cpu_share(daemon.pid);
+    assert!(share < 0.02, "{:.1} % of a processor after the last client", share * 100.0);
 }

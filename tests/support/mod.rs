@@ -29,9 +29,14 @@ pub(crate) fn skip(test: &str, reason: impl Display) {
     let _ = writeln!(io::stderr(), "skipped {test}: {reason}");
 }
 
+/// Says that a test ran smaller than it is meant to be.
+pub(crate) fn scaled(test: &str, how: impl Display) {
+    let _ = writeln!(io::stderr(), "scaled {test}: {how}");
+}
+
 /// A figure that docs/reliability.md quotes; scripts/reliability collects these lines.
-pub(crate) fn figure(name: &str, value: impl Display, unit: &str) {
-    let _ = writeln!(io::stderr(), "figure: {name} {value} {unit}");
+pub(crate) fn figure(test: &str, name: &str, value: impl Display, unit: &str) {
+    let _ = writeln!(io::stderr(), "figure: {test}.{name} {value} {unit}");
 }
 
 pub(crate) fn is_root() -> bool {

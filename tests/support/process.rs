@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -36,6 +37,14 @@ impl Status {
     pub(crate) fn resident_kib(&self) -> u64 {
         self.words("VmRSS")[0].parse().expect("a size in kB")
     }
+}
+
+/// The share of one processor that a process uses over the next two seconds.
+pub(crate) fn cpu_share(pid: Pid) -> f64 {
+    const WINDOW: Duration = Duration::from_secs(2);
+    let (began, before) = (Instant::now(), cpu_time(pid));
+    thread::sleep(WINDOW);
+    cpu_time(pid).saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64()
 }
 
 /// The processor time that a process has used so far, in user and kernel mode.

@@ -1,0 +1,234 @@
+//! What every client may count on: the whole document and then the end of the stream, however
+//! the request came.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use support::daemon::{RULES, ask, dial, document, read_to_end};
+use support::load::{self, Load, REQUEST, Shape, Sources};
+use support::network::{in_a_roomy_network, listen, resets_sent};
+use support::{SOON, Setup, is_root};
+
+/// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
+/// have sent a single reset.
+fn load_in_shape(test: &str, shape: Shape, requests: usize) {
+    in_a_roomy_network(test, || {
+        let daemon = Setup::new().start();
+        let report = load::run(&Load {
+            target: daemon.address(),
+            requests,
+            concurrency: 64,
+            shape,
+            sources: Sources::LOOPBACK,
+            documents: &[&document(RULES)],
+        });
+        report.assert_all_answered();
+        if is_root() {
+            assert_eq!(resets_sent(), 0, "resets sent in {requests} exchanges");
+        }
+    });
+}
+
+#[test]
+fn each_of_100_000_requests_is_answered_whole_and_ends_in_order() {
+    load_in_shape(
+        "each_of_100_000_requests_is_answered_whole_and_ends_in_order",
+        Shape::Whole,
+        100_000,
+    );
+}
+
+macro_rules! each_of_10_000_is_answered {
+    ($($test:ident: $shape:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                load_in_shape(stringify!($test), Shape::$shape, 10_000);
+            }
+        )*
+
+        #[test]
+        fn every_odd_shape_has_its_load() {
+            assert_eq!([$(Shape::$shape),*], Shape::ODD);
+        }
+    };
+}
+
+each_of_10_000_is_answered! {
+    byte_by_byte: ByteByByte,
+    without_nul: WithoutNul,
+    with_the_nul_in_a_later_segment: NulLater,
+    with_the_nul_after_the_answer: NulAfterAnswer,
+    with_a_newline_for_the_nul: Newline,
+    half_closed_for_the_nul: HalfClosed,
+    with_200_bytes_behind_the_nul: TrailingBytes,
+    with_the_writing_side_shut_first: ShutFirst,
+    twice_in_one_segment: Twice,
+}
+
+#[test]
+fn the_first_wrong_byte_closes_the_connection() {
+    let daemon = Setup::new().tables("[limits]\nrequest-timeout = \"60s\"").start();
+    for place in 0..22 {
+        let mut stream = dial(daemon.address());
+        let mut bytes = REQUEST[..place].to_vec();
+        bytes.push(b'~');
+        stream.write_all(&bytes).expect("sending");
+        let mut received = Vec::new();
+        match stream.read_to_end(&mut received) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("a wrong byte at {place}: {error}"),
+        }
+        assert_eq!(received, b"", "a wrong byte at {place} was answered");
+    }
+    assert_eq!(daemon.ask(), document(RULES), "an honest client after the others");
+}
+
+#[test]
+fn what_can_still_become_a_request_is_waited_for() {
+    let daemon = Setup::new().start();
+    let mut halves: Vec<TcpStream> = (1..22).map(|_| dial(daemon.address())).collect();
+    for (half, length) in halves.iter_mut().zip(1..) {
+        half.write_all(&REQUEST[..length]).expect("the first part");
+    }
+    for (half, length) in halves.iter_mut().zip(1..) {
+        half.write_all(&REQUEST[length..]).expect("the rest");
+        assert_eq!(read_to_end(half), document(RULES), "cut after {length} bytes");
+    }
+}
+
+/// How long a connection lasts that sends `bytes`, one each `pause`, and then nothing.
+fn lifetime(address: SocketAddr, bytes: &[u8], pause: Duration) -> Duration {
+    let mut stream = dial(address);
+    let began = Instant::now();
+    let mut buffer = [0; 64];
+    for byte in bytes {
+        if stream.write_all(&[*byte]).is_err() {
+            return began.elapsed();
+        }
+        stream.set_read_timeout(Some(pause)).expect("a read timeout");
+        match stream.read(&mut buffer) {
+            Ok(0) => return began.elapsed(),
+            Ok(count) => panic!("answered with {count} bytes"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return began.elapsed(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stream.set_read_timeout(Some(SOON)).expect("a read timeout");
+    match stream.read(&mut buffer) {
+        Ok(0) => {}
+        Ok(count) => panic!("answered with {count} bytes"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+    }
+    began.elapsed()
+}
+
+#[test]
+fn the_deadline_ends_an_unfinished_request_and_trickling_does_not_extend_it() {
+    let daemon = Setup::new().tables("[limits]\nrequest-timeout = \"1s\"").start();
+    let allowed = Duration::from_millis(950)..Duration::from_secs(3);
+    let stalled = lifetime(daemon.address(), &REQUEST[..10], Duration::ZERO.max(NOTHING));
+    assert!(allowed.contains(&stalled), "stalled after 10 bytes: {stalled:?}");
+    let trickled = lifetime(daemon.address(), &REQUEST[..21], Duration::from_millis(150));
+    assert!(allowed.contains(&trickled), "a byte every 150 ms: {trickled:?}");
+}
+
+/// The shortest timeout a socket takes.
+const NOTHING: Duration = Duration::from_micros(1);
+
+#[test]
+fn a_peer_that_sends_nothing_is_closed() {
+    let daemon = Setup::new().tables("[limits]\nrequest-timeout = \"1s\"").start();
+    let silent = lifetime(daemon.address(), b"", NOTHING);
+    // The kernel may hold a connection without data back for as long as the timeout again.
+    assert!(silent < Duration::from_secs(6), "a silent peer was kept for {silent:?}");
+    assert!(silent > Duration::from_millis(950), "a silent peer was closed after {silent:?}");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_is_forgotten() {
+    let daemon = Setup::new().tables("[limits]\nconnections-per-source = 1").start();
+    for length in 1..22 {
+        let mut stream = dial(daemon.address());
+        stream.write_all(&REQUEST[..length]).expect("sending");
+        stream.shutdown(Shutdown::Write).expect("leaving");
+        assert_eq!(read_to_end(&mut stream), b"", "left after {length} bytes");
+    }
+    assert_eq!(daemon.ask(), document(RULES));
+}
+
+#[test]
+fn ipv4_and_ipv6_are_served_side_by_side() {
+    let addresses =
+        [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
+    let daemon = Setup::inherited(addresses.map(listen).into()).start();
+    assert_eq!(daemon.addresses.len(), 2);
+    for address in &daemon.addresses {
+        assert_eq!(ask(*address), document(RULES), "on {address}");
+    }
+}
+
+#[test]
+fn sigterm_finishes_what_is_in_flight_and_accepts_nothing_new() {
+    let mut daemon = Setup::new().start();
+    let mut in_flight = dial(daemon.address());
+    in_flight.write_all(&REQUEST[..10]).expect("half a request");
+    // The half is accepted for certain once a later exchange has been served.
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_state("STOPPING=1");
+    in_flight.write_all(&REQUEST[10..]).expect("the other half");
+    assert_eq!(read_to_end(&mut in_flight), document(RULES));
+    assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+    let refused = TcpStream::connect_timeout(&daemon.address(), SOON);
+    assert_eq!(refused.map_err(|error| error.kind()).err(), Some(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn sigterm_waits_for_no_one_beyond_the_deadline() {
+    let mut daemon = Setup::new().tables("[limits]\nrequest-timeout = \"1s\"").start();
+    let mut stalled = dial(daemon.address());
+    stalled.write_all(&REQUEST[..10]).expect("half a request");
+    assert_eq!(daemon.ask(), document(RULES));
+    let began = Instant::now();
+    assert_eq!(daemon.terminate().code(), Some(0));
+    let elapsed = began.elapsed();
+    assert!(elapsed < Duration::from_secs(3), "it took {elapsed:?} to stop");
+}
+
+#[test]
+fn sigint_ends_the_daemon_in_order() {
+    let mut daemon = Setup::new().start();
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn sigusr1_logs_the_counters() {
+    let daemon = Setup::new().start();
+    for _ in 0..3 {
+        daemon.ask();
+    }
+    let mark = daemon.log.mark();
+    daemon.signal(Signal::SIGUSR1);
+    let line = daemon.log.wait_for_after(mark, "served");
+    assert!(line.contains('3'), "three requests were served: {line}");
+}
+
+#[test]
+fn the_service_manager_is_told_the_counters() {
+    let mut daemon = Setup::new().start();
+    daemon.ask();
+    daemon.signal(Signal::SIGUSR1);
+    daemon.wait_for_state("STATUS=");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_state("STOPPING=1");
+    assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+}

@@ -1,0 +1,89 @@
+//! The real daemon under test, on sockets that the test bound itself and passed in, woken by a
+//! notify socket of its own: no sleeps, no port races, nothing left behind.
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part of the harness")]
+
+pub(crate) mod daemon;
+pub(crate) mod load;
+pub(crate) mod network;
+pub(crate) mod process;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::{env, fs, io, process as std_process};
+
+pub(crate) use daemon::{Daemon, Setup};
+
+/// How long anything may take that is expected to happen at once. Only a failing test waits it
+/// out, so it is generous: the machine may be busy with other tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The unprivileged user every system has.
+pub(crate) const SERVICE_USER: &str = "nobody";
+
+/// Says by name that a test did not run. Written past the test harness's capture, so that it
+/// is seen when the test "passes".
+pub(crate) fn skip(test: &str, reason: impl Display) {
+    let _ = writeln!(io::stderr(), "skipped {test}: {reason}");
+}
+
+/// A figure that docs/reliability.md quotes; scripts/reliability collects these lines.
+pub(crate) fn figure(name: &str, value: impl Display, unit: &str) {
+    let _ = writeln!(io::stderr(), "figure: {name} {value} {unit}");
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Where a program is, if it is installed; the directories of an administrator included.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// A fresh directory that the service user may read and only its maker may write.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("masterpolicyd-test-{}-{number}", std_process::id());
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a fresh directory");
+        set_mode(&path, 0o755);
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file as an administrator would install it: complete before it has its name.
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        let unfinished = self.0.join(format!("{name}.new"));
+        fs::write(&unfinished, text).expect("writing a file");
+        set_mode(&unfinished, 0o644);
+        fs::rename(&unfinished, &path).expect("renaming a file");
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("setting a mode");
+}

@@ -1,0 +1,67 @@
+//! What the kernel says of a process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+/// /proc/PID/status, by name.
+#[derive(Debug)]
+pub(crate) struct Status(BTreeMap<String, String>);
+
+impl Status {
+    pub(crate) fn of(pid: Pid) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+
+    pub(crate) fn field(&self, name: &str) -> &str {
+        self.0.get(name).unwrap_or_else(|| panic!("no {name} in /proc/PID/status"))
+    }
+
+    /// The words of a field.
+    pub(crate) fn words(&self, name: &str) -> Vec<&str> {
+        self.field(name).split_ascii_whitespace().collect()
+    }
+
+    /// One of the capability sets, `CapEff` and the like.
+    pub(crate) fn capabilities(&self, set: &str) -> u64 {
+        u64::from_str_radix(self.field(set), 16).expect("a set of capabilities")
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        self.words("VmRSS")[0].parse().expect("a size in kB")
+    }
+}
+
+/// The processor time that a process has used so far, in user and kernel mode.
+pub(crate) fn cpu_time(pid: Pid) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");
+    let (_, fields) = text.rsplit_once(") ").expect("a name in brackets");
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("a count of ticks"))
+        .sum();
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .and_then(|ticks| u64::try_from(ticks).ok())
+        .unwrap_or(100);
+    Duration::from_millis(ticks * 1000 / per_second)
+}
+
+/// How many descriptors a process has open; root or the process's own user only.
+pub(crate) fn open_descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("permission to look").count()
+}
+
+/// Files of /proc/PID belong to root when the process is not dumpable, and to its user otherwise.
+pub(crate) fn memory_file(pid: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/mem"))
+}

@@ -319,26 +319,17 @@ impl Reader<'_> {
         let [domain, ports, secure] =
             self.read_attributes(element, ["domain", "to-ports", "secure"]);
         self.expect_empty(element);
-        let domain = match domain {
-            Some(attribute) => self.value::<Domain>(attribute),
-            None => {
-                self.find_missing(element, "domain");
-                None
-            }
-        };
-        let secure = match secure {
-            Some(attribute) => self.read_secure(attribute),
-            None => Some(false),
-        };
-        let ports = match ports {
-            Some(attribute) => self.value::<PortSet>(attribute),
-            None => {
-                let message = "no to-ports, so this rule grants no socket anything (is it from a \
-                               policy for HTTP?)";
-                self.find(element.range().start, FindingKind::NoPorts, message);
-                None
-            }
-        };
+        if domain.is_none() {
+            self.find_missing(element, "domain");
+        }
+        let domain = domain.and_then(|attribute| self.value::<Domain>(attribute));
+        if ports.is_none() {
+            let message = "no to-ports, so this rule grants no socket anything (is it from a \
+                           policy for HTTP?)";
+            self.find(element.range().start, FindingKind::NoPorts, message);
+        }
+        let ports = ports.and_then(|attribute| self.value::<PortSet>(attribute));
+        let secure = secure.map_or(Some(false), |attribute| self.read_secure(attribute));
         if let (Some(domain), Some(ports), Some(secure)) = (domain, ports, secure) {
             let Position { line, column } = self.positions.at(element.range().start);
             let rule = Rule { domain, ports, secure };
@@ -571,6 +562,7 @@ mod tests {
 
     #[test]
     fn all_errors_are_found_in_one_pass_each_with_its_place() {
+        use FindingKind::{Structure, Value};
         let text = policy_of(
             "\n<allow-acces-from domain=\"*\"/>\
              \n<allow-access-from domain=\"http://ä\" to-ports=\"0\" secure=\"yes\"/>\
@@ -579,7 +571,6 @@ mod tests {
              \n<site-control permitted-cross-domain-policies=\"some\"/>\
              \n<allow-access-from domain=\"*\" to-ports=\"1\"><b/></allow-access-from>",
         );
-        use FindingKind::{Structure, Value};
         assert_eq!(
             findings(&text),
             [

@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod document;
@@ -19,6 +20,21 @@ pub mod notify;
 pub mod policy;
 pub mod position;
 pub mod privileges;
+pub mod sandbox;
 pub mod scrape;
 pub mod server;
 mod spelling;
+
+use cli::{Cli, Command};
+use exit::Exit;
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    match cli.command {
+        Command::Check { json } => commands::check::run(&cli.config, json),
+        Command::Show(show) => commands::show::run(&cli.config, show),
+        Command::Serve => commands::serve::run(cli),
+        Command::Completions { shell } => commands::completions::run(shell),
+    }
+}

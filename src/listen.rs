@@ -724,8 +724,16 @@ mod tests {
     /// `RestrictAddressFamilies=AF_INET` of a unit looks the same as a kernel without IPv6.
     #[test]
     fn without_the_address_family_the_wildcard_is_skipped_with_a_warning() {
-        // The filter binds this thread only.
-        refuse_ipv6_sockets();
+        // The filter binds the thread that sets it.
+        std::thread::spawn(|| {
+            refuse_ipv6_sockets();
+            assert_skips_ipv6();
+        })
+        .join()
+        .unwrap();
+    }
+
+    fn assert_skips_ipv6() {
         assert!(!host_has_ipv6());
         let both = addresses(&["127.0.0.1:0", "[::]:0"]);
         let bound = bind(&both, Inherited::default(), &nobody).unwrap();

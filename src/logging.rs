@@ -37,9 +37,9 @@ pub enum Authority {
 }
 
 /// Starts logging to standard error: at what `RUST_LOG` says, else at what so many `-v` mean,
-/// else at `configured`.
+/// else at info, until [`set_level`] is called.
 #[must_use]
-pub fn start(verbose: u8, configured: LevelFilter) -> Authority {
+pub fn start(verbose: u8) -> Authority {
     let from_env = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
     let mut builder = Builder::new();
     builder.target(Target::Pipe(Box::new(Stderr))).format(if is_journal() {
@@ -59,7 +59,7 @@ pub fn start(verbose: u8, configured: LevelFilter) -> Authority {
     let _ = builder.try_init();
     if !from_env {
         log::set_max_level(match verbose {
-            0 => configured,
+            0 => LevelFilter::Info,
             1 => LevelFilter::Debug,
             _ => LevelFilter::Trace,
         });
@@ -67,7 +67,7 @@ pub fn start(verbose: u8, configured: LevelFilter) -> Authority {
     authority
 }
 
-/// Changes the level after a reload, where that is the configuration's to decide.
+/// Changes the level to the configuration's, where that is its to decide.
 pub fn set_level(authority: Authority, configured: LevelFilter) {
     if authority == Authority::Configuration {
         log::set_max_level(configured);

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The binary; everything is in the library.
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    masterpolicyd::run(&masterpolicyd::cli::Cli::parse()).into()
+}

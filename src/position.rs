@@ -31,6 +31,8 @@ pub struct Positions<'a> {
     text: &'a str,
     /// In ascending order of offsets, each at a character boundary.
     landmarks: Vec<(usize, Position)>,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 impl<'a> Positions<'a> {
@@ -45,7 +47,20 @@ impl<'a> Positions<'a> {
             offset = end;
             landmarks.push((offset, at));
         }
-        Self { text, landmarks }
+        let after_newlines = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        let lines = std::iter::once(0).chain(after_newlines).collect();
+        Self { text, landmarks, lines }
+    }
+
+    /// The text of a line, without what ends it; nothing if there is no such line.
+    #[must_use]
+    pub fn line(&self, line: u32) -> &'a str {
+        let Some(index) = usize::try_from(line).ok().and_then(|line| line.checked_sub(1)) else {
+            return "";
+        };
+        let Some(&start) = self.lines.get(index) else { return "" };
+        let end = self.lines.get(index + 1).copied().unwrap_or(self.text.len());
+        self.text[start..end].trim_end_matches(['\r', '\n'])
     }
 
     /// The position of the character that `offset` lies in; of the end, if it lies past that.
@@ -93,6 +108,12 @@ mod tests {
             assert_eq!(positions.at(offset), expected, "offset {offset}");
             expected = expected.after(character.encode_utf8(&mut [0; 4]));
         }
+    }
+
+    #[test]
+    fn lines_are_found_by_number() {
+        let positions = Positions::of("a\r\n\nb\n");
+        assert_eq!([1, 2, 3, 4, 5, 0].map(|line| positions.line(line)), ["a", "", "b", "", "", ""]);
     }
 
     #[test]

@@ -724,8 +724,8 @@ impl Server {
                 self.service = service;
                 self.counters.reloads_ok += 1;
                 info!(
-                    "reloaded: {} rules, {} bytes",
-                    self.service.rules,
+                    "reloaded: {}, {} bytes",
+                    Rules(self.service.rules),
                     self.service.document.bytes().len()
                 );
                 self.notifier.ready(&self.status());
@@ -799,11 +799,23 @@ impl Server {
             addresses.push_str(&listener.address.to_string());
         }
         format!(
-            "serving {} rules on {addresses}; {} served, {} not, {} open",
-            self.service.rules,
+            "serving {} on {addresses}; {} served, {} not, {} open",
+            Rules(self.service.rules),
             self.counters.requests(Outcome::Served),
             self.counters.unserved(),
             self.connections.len()
         )
+    }
+}
+
+/// A number of rules, in words.
+struct Rules(usize);
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 rule"),
+            count => write!(f, "{count} rules"),
+        }
     }
 }

@@ -1,5 +1,270 @@
 //! Files on disk to a policy and settings, with the place of everything in them.
+//!
+//! [`load`] reads the main file and every drop-in that counts, and reports all that is wrong with
+//! any of them at once. It knows nothing of what is done with the result.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+mod drop_ins;
+mod duration;
+mod lint;
+mod main_file;
+mod problem;
+mod rules;
 pub mod settings;
+mod source;
+mod table;
+mod write;
 
+pub use drop_ins::Masked;
+pub use problem::{Excerpt, Place, Problem, Problems, Severity};
 pub use settings::{Limits, LogSettings, Sandbox, Settings};
+pub use source::{MAX_FILE_SIZE, Trust};
+
+use crate::document::Document;
+use crate::policy::{Policy, Rule};
+use drop_ins::Format;
+use main_file::{MainFile, RootRefused};
+use problem::Spot;
+use rules::PlacedRule;
+use source::{Guard, Source};
+
+/// A configuration without errors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// What the main file sets.
+    pub settings: Settings,
+    /// The rules of all files, those of the main file first, then drop-in by drop-in.
+    pub policy: Policy,
+    /// Where each rule stands, by its index; one that occurs several times has its first place.
+    pub places: Vec<Place>,
+    /// The policy as it is served.
+    pub document: Document,
+    /// What is probably not meant.
+    pub warnings: Vec<Problem>,
+    /// Every file that was read.
+    pub files: Vec<PathBuf>,
+    /// Drop-ins that do not count, because an earlier directory has a file of that name.
+    pub masked: Vec<Masked>,
+}
+
+impl Configuration {
+    /// The configuration as one TOML file that loads to the same settings and policy. Comments
+    /// tell where each rule came from.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        write::Effective(self).to_string()
+    }
+}
+
+/// Reads the main file at `path` and every drop-in that counts.
+///
+/// # Errors
+/// All that is wrong, warnings included. Nothing is ever taken for its default because it could
+/// not be read.
+pub fn load(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
+    Loader::new(path, trust).load(Purpose::Look)
+}
+
+/// As [`load`], for one who is about to serve: started as root, there must be a `user` to become.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
+    Loader::new(path, trust).load(Purpose::Serve)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Look,
+    Serve,
+}
+
+/// One run over all files.
+struct Loader<'a> {
+    path: &'a Path,
+    trust: &'a Trust<'a>,
+    problems: Vec<Problem>,
+    files: Vec<PathBuf>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(path: &'a Path, trust: &'a Trust<'a>) -> Self {
+        Self { path, trust, problems: Vec::new(), files: Vec::new() }
+    }
+
+    fn load(mut self, purpose: Purpose) -> Result<Configuration, Problems> {
+        let source = self.open_main_file().map_err(|problem| Problems(vec![problem]))?;
+        let mut main = self.read_main_file(&source);
+        let service_uid = self.judge_user(&main, purpose);
+        let mut guard = Guard::new(self.trust.starting_uid, service_uid);
+        self.problems.extend(guard.judge_file(&source));
+        let mut rules = std::mem::take(&mut main.rules);
+        let masked = self.read_drop_ins(&main.settings, &mut guard, &mut rules);
+        self.judge_ceiling(&main, &rules);
+        let (rules, repeated) = first_of_equals(rules);
+        let policy = Policy {
+            meta_policy: main.settings.meta_policy,
+            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
+        };
+        let document = Document::encode(&policy, main.settings.expand_port_ranges);
+        self.lint(&main, &rules, &repeated, &document);
+        let main_file = self.path;
+        self.problems.sort_by(|one, other| {
+            let rank = |problem: &Problem| problem.place.path != main_file;
+            (rank(one), &one.place).cmp(&(rank(other), &other.place))
+        });
+        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(Problems(self.problems));
+        }
+        Ok(Configuration {
+            settings: main.settings,
+            policy,
+            places: rules.into_iter().map(|placed| placed.spot.place).collect(),
+            document,
+            warnings: self.problems,
+            files: self.files,
+            masked,
+        })
+    }
+
+    fn open_main_file(&mut self) -> Result<Source, Problem> {
+        let Some(source) = source::read(self.path)? else {
+            // It was lost, not left empty: nobody writes a configuration that says nothing.
+            return Err(Problem::about(
+                self.path,
+                "this file is empty; write at least one setting, such as meta-policy = \
+                 \"master-only\"",
+            ));
+        };
+        self.files.push(self.path.to_owned());
+        Ok(source)
+    }
+
+    fn read_main_file(&mut self, source: &Source) -> MainFile {
+        let text = match source.utf8() {
+            Ok(text) => text,
+            Err(problem) => {
+                self.problems.push(problem);
+                ""
+            }
+        };
+        let (main, problems) = main_file::read(self.path, text);
+        self.problems.extend(problems);
+        main
+    }
+
+    /// Finds out the uid of the user that the daemon becomes, if that can be known.
+    fn judge_user(&mut self, main: &MainFile, purpose: Purpose) -> Option<u32> {
+        let is_started_as_root = self.trust.starting_uid == 0;
+        let spot = main.keys.get("user");
+        let (Some(user), Some(spot)) = (&main.settings.user, spot) else {
+            if spot.is_none() && is_started_as_root && purpose == Purpose::Serve {
+                self.problems.push(Problem::about(
+                    self.path,
+                    "user is missing, and root does not serve; write user = \"_masterpolicyd\"",
+                ));
+            }
+            return None;
+        };
+        match (self.trust.lookup)(user) {
+            Some(0) => {
+                self.problems.push(Problem::at(
+                    Severity::Error,
+                    spot,
+                    format!("\"{user}\" is root by another name; {RootRefused}"),
+                ));
+                None
+            }
+            None => {
+                // Who is not root stays who he is, so only root needs the user to be there.
+                let severity = if is_started_as_root { Severity::Error } else { Severity::Warning };
+                let message = format!(
+                    "there is no user \"{user}\"; create it with: useradd --system --user-group \
+                     {user}"
+                );
+                self.problems.push(Problem::at(severity, spot, message));
+                None
+            }
+            uid => uid.filter(|_| is_started_as_root),
+        }
+    }
+
+    fn read_drop_ins(
+        &mut self,
+        settings: &Settings,
+        guard: &mut Guard,
+        rules: &mut Vec<PlacedRule>,
+    ) -> Vec<Masked> {
+        self.problems
+            .extend(settings.policy_dirs.iter().filter_map(|dir| guard.judge_directory(dir)));
+        let found = drop_ins::find(&settings.policy_dirs);
+        self.problems.extend(found.problems);
+        for path in found.files.values() {
+            match source::read(path) {
+                Ok(None) => {}
+                Ok(Some(source)) => {
+                    self.files.push(path.clone());
+                    self.problems.extend(guard.judge_file(&source));
+                    rules.extend(self.read_drop_in(&source));
+                }
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+        found.masked
+    }
+
+    fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
+        let (rules, problems) = match (Format::of(&source.path), source.utf8()) {
+            (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
+            (_, Ok(text)) => rules::read_toml(&source.path, text),
+            (_, Err(problem)) => (Vec::new(), vec![problem]),
+        };
+        self.problems.extend(problems);
+        rules
+    }
+
+    fn judge_ceiling(&mut self, main: &MainFile, rules: &[PlacedRule]) {
+        let ceiling = &main.settings.grantable_ports;
+        let Some(key) = main.keys.get("grantable-ports") else { return };
+        let beyond = rules.iter().filter(|placed| !ceiling.covers(&placed.rule.ports));
+        self.problems.extend(beyond.map(|placed| {
+            let message = format!(
+                "this rule grants {}, more than the grantable-ports \"{ceiling}\" of {}",
+                placed.rule.ports, key.place
+            );
+            Problem::at(Severity::Error, &placed.spot, message)
+        }));
+    }
+
+    fn lint(
+        &mut self,
+        main: &MainFile,
+        rules: &[PlacedRule],
+        repeated: &[(Spot, usize)],
+        document: &Document,
+    ) {
+        let Settings { listen, meta_policy, .. } = &main.settings;
+        self.problems.extend(lint::open_doors(rules));
+        self.problems.extend(lint::low_ports(rules, listen));
+        self.problems.extend(lint::useless(rules, repeated));
+        self.problems.extend(lint::void_rules(rules, *meta_policy, main.keys.get("meta-policy")));
+        self.problems.extend(lint::large_document(document, Place::start_of(self.path)));
+    }
+}
+
+/// The rules without those that occur a second time, whose spots come with the index of the first.
+fn first_of_equals(rules: Vec<PlacedRule>) -> (Vec<PlacedRule>, Vec<(Spot, usize)>) {
+    let mut seen: HashMap<Rule, usize> = HashMap::with_capacity(rules.len());
+    let (mut firsts, mut repeated) = (Vec::with_capacity(rules.len()), Vec::new());
+    for placed in rules {
+        if let Some(&first) = seen.get(&placed.rule) {
+            repeated.push((placed.spot, first));
+        } else {
+            seen.insert(placed.rule.clone(), firsts.len());
+            firsts.push(placed);
+        }
+    }
+    (firsts, repeated)
+}

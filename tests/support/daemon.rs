@@ -222,6 +222,14 @@ impl Setup {
         daemon
     }
 
+    /// As [`start`](Self::start), for a socket bound to every address: clients use this one.
+    #[track_caller]
+    pub(crate) fn start_reached_at(self, address: std::net::IpAddr) -> Daemon {
+        let mut daemon = self.start();
+        daemon.addresses[0].set_ip(address);
+        daemon
+    }
+
     /// Starts a daemon that is expected to give up: its exit code and what it wrote.
     #[track_caller]
     pub(crate) fn start_in_vain(self) -> (Option<i32>, String) {
@@ -343,7 +351,7 @@ impl Setup {
             notify: Notify { socket: notify, unread: Vec::new() },
             exited: watch_for_exit(pid),
             child,
-            _unread: unread,
+            unread,
         }
     }
 }
@@ -392,7 +400,7 @@ pub(crate) struct Daemon {
     notify: Notify,
     exited: Receiver<()>,
     child: Child,
-    _unread: Option<OwnedFd>,
+    unread: Option<OwnedFd>,
 }
 
 impl Daemon {
@@ -435,6 +443,17 @@ impl Daemon {
         }
     }
 
+    /// Waits for a status that has this in it.
+    #[track_caller]
+    pub(crate) fn wait_for_status(&mut self, needle: &str) -> String {
+        loop {
+            let status = self.wait_for_state("STATUS=");
+            if status.contains(needle) {
+                return status;
+            }
+        }
+    }
+
     /// Replaces the rules of the main file, without a signal.
     pub(crate) fn write_rules(&self, rules: &[Rule]) {
         let kept = self.base.strip_suffix(&self.rules).expect("the rules stand last");
@@ -445,6 +464,19 @@ impl Daemon {
     pub(crate) fn break_main_file(&self) -> usize {
         self.directory.write(MAIN_FILE, format!("{}to-ports = nonsense\n", self.base));
         self.base.lines().count() + 1
+    }
+
+    /// Changes the main file, without a signal.
+    #[track_caller]
+    pub(crate) fn replace_in_main_file(&self, from: &str, to: &str) {
+        assert!(self.base.contains(from), "no {from} in the main file");
+        self.directory.write(MAIN_FILE, self.base.replace(from, to));
+    }
+
+    /// Reads, from here on, the stderr that was left full.
+    pub(crate) fn read_stderr(&mut self) {
+        let pipe = self.unread.take().expect("a stderr that nobody reads yet");
+        self.log = Log::follow(pipe);
     }
 
     pub(crate) fn main_file(&self) -> PathBuf {

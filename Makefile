@@ -1,0 +1,89 @@
+# masterpolicyd: build, try, check and install.
+#
+#   make build              the release binary
+#   sudo make run           serve the example on port 843, unprivileged after the start
+#   make check              everything a change has to pass
+#   sudo make install       what was built, under PREFIX and DESTDIR
+#   sudo make uninstall     all of that but /etc/masterpolicyd
+
+PREFIX = /usr/local
+sbindir = $(PREFIX)/sbin
+mandir = $(PREFIX)/share/man
+# Not under PREFIX: it is where the daemon looks when nobody says -c.
+sysconfdir = /etc
+
+CARGO = scripts/cargo
+CARGO_TARGET_DIR ?= target
+BINARY = $(CARGO_TARGET_DIR)/release/masterpolicyd
+EXAMPLE = packaging/masterpolicyd.toml
+PAGES = $(wildcard man/*.[0-9])
+SCRIPTS = .ci/run $(wildcard scripts/*)
+CONFIG = $(DESTDIR)$(sysconfdir)/masterpolicyd
+INSTALL = install
+
+.PHONY: all build run check install uninstall clean
+.PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests
+# The checks take turns, so that what they print can be read; cargo uses every core by itself.
+.NOTPARALLEL:
+
+all: build
+
+build:
+	@scripts/prepare build
+	$(CARGO) build --release --locked
+
+run:
+	@scripts/run check-root
+	@$(MAKE) --no-print-directory build
+	@scripts/run serve $(BINARY) $(EXAMPLE)
+
+check: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests
+
+check-tools:
+	@scripts/prepare check
+
+check-format:
+	@scripts/if-installed "$(CARGO) fmt --version" rustfmt \
+		$(CARGO) fmt --check
+
+check-lints:
+	@scripts/if-installed "$(CARGO) clippy --version" clippy \
+		$(CARGO) clippy --all-targets --locked -- -D warnings
+
+check-manual:
+	@scripts/if-installed "command -v mandoc" mandoc scripts/lint-manual $(PAGES)
+
+check-scripts:
+	@scripts/if-installed "command -v shellcheck" shellcheck shellcheck $(SCRIPTS)
+
+check-dependencies:
+	@scripts/if-installed "$(CARGO) deny --version" cargo-deny \
+		$(CARGO) deny check licenses bans sources
+
+check-tests:
+	@scripts/test
+
+install:
+	@test -x $(BINARY) || { echo "$(BINARY) is not built yet: run 'make build' first" >&2; exit 1; }
+	$(INSTALL) -d $(DESTDIR)$(sbindir) $(CONFIG)/policy.d
+	$(INSTALL) -m 755 $(BINARY) $(DESTDIR)$(sbindir)/masterpolicyd
+	for page in $(PAGES); do \
+		directory=$(DESTDIR)$(mandir)/man$${page##*.}; \
+		$(INSTALL) -d $$directory && $(INSTALL) -m 644 $$page $$directory || exit 1; \
+	done
+	@if test -e $(CONFIG)/masterpolicyd.toml; then \
+		echo "$(CONFIG)/masterpolicyd.toml is there and stays as it is"; \
+	else \
+		echo "$(INSTALL) -m 644 $(EXAMPLE) $(CONFIG)/masterpolicyd.toml"; \
+		$(INSTALL) -m 644 $(EXAMPLE) $(CONFIG)/masterpolicyd.toml; \
+	fi
+
+uninstall:
+	rm -f $(DESTDIR)$(sbindir)/masterpolicyd
+	for page in $(PAGES); do \
+		rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; \
+	done
+	@if test -d $(CONFIG); then echo "$(CONFIG) is yours and stays"; fi
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,308 @@
+//! `serve`: load, bind, drop, serve.
+//!
+//! The order of the start-up is here, and nothing else: each step belongs to a module of its own.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use log::{error, info, warn};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::cli::Cli;
+use crate::config::{self, Configuration, Problems, Sandbox, Settings, Trust};
+use crate::exit::Exit;
+use crate::inventory;
+use crate::listen::{self, BindError, Bound, Inherited, Origin};
+use crate::logging::{self, Authority};
+use crate::notify::{Notifier, NotifyError};
+use crate::privileges::{self, DropError, Identity, UserError};
+use crate::sandbox::{self, SandboxError};
+use crate::server::{self, Listening, Purpose, Server, ServerError, Service};
+
+/// Descriptors kept free for reloading and for what the libraries open.
+const SPARE_DESCRIPTORS: usize = 16;
+
+/// Serves until a signal stops it.
+///
+/// Exits with [`Exit::Success`], or says why it could not serve and exits with
+/// [`Exit::Configuration`], [`Exit::Permission`] or [`Exit::System`].
+#[must_use]
+pub fn run(cli: &Cli) -> Exit {
+    let authority = logging::start(cli.verbose);
+    match serve(&cli.config, authority) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                error!("{line}");
+            }
+            error.exit()
+        }
+    }
+}
+
+fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
+    let signals = server::block_signals()?;
+    let trust = Trust::of_this_process();
+    let configuration = config::load_to_serve(path, &trust)?;
+    let settings = configuration.settings.clone();
+    logging::set_level(authority, settings.log.level);
+    log_warnings(&configuration);
+
+    let identity = resolve(&settings)?;
+    let bound = bind(&settings)?;
+    let notifier = Notifier::from_env()?;
+    exchange_with_store(&notifier, &bound);
+    let listening = take_up(bound, &notifier);
+    let capacity = capacity(settings.limits.connections)?;
+
+    for kept in privileges::drop_for_good(&identity)? {
+        warn!("{kept}");
+    }
+    warn_unreadable(&configuration, &identity);
+
+    let service_uid = identity.uid.as_raw();
+    let reload =
+        reloader(path.to_owned(), settings.clone(), trust.starting_uid, service_uid, authority);
+    let service = service(&configuration);
+    let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
+    enter_sandbox(settings.sandbox, &readable_directories(&configuration, path))?;
+    info!("running as {identity}");
+    Ok(server.run()?)
+}
+
+fn log_warnings(configuration: &Configuration) {
+    for warning in &configuration.warnings {
+        warn!("{warning}");
+    }
+}
+
+fn resolve(settings: &Settings) -> Result<Identity, UserError> {
+    let resolved = privileges::resolve(settings.user.as_deref(), settings.group.as_deref())?;
+    if let Some(ignored) = resolved.ignored {
+        warn!("{ignored}");
+    }
+    Ok(resolved.identity)
+}
+
+fn bind(settings: &Settings) -> Result<Bound, BindError> {
+    let holders = |address| {
+        inventory::holders(address)
+            .into_iter()
+            .filter_map(|holder| holder.process)
+            .map(|process| process.to_string())
+            .collect()
+    };
+    let bound = listen::bind(&settings.listen, Inherited::from_env()?, &holders)?;
+    for warning in &bound.warnings {
+        warn!("{warning}");
+    }
+    Ok(bound)
+}
+
+/// Has the service manager keep the sockets that were bound here, so that a restart finds clients
+/// in their queues and not turned away, and forget those that are served no longer.
+fn exchange_with_store(notifier: &Notifier, bound: &Bound) {
+    for name in &bound.to_remove_from_store {
+        notifier.remove_from_store(name);
+    }
+    for socket in bound.sockets.iter().filter(|socket| socket.origin == Origin::Bound) {
+        notifier.store(&listen::store_name(socket.address), socket.socket.as_fd());
+    }
+}
+
+fn take_up(bound: Bound, notifier: &Notifier) -> Vec<Listening> {
+    let mut listening = Vec::with_capacity(bound.sockets.len());
+    for socket in bound.sockets {
+        if let Err(error) = listen::defer_accept(&socket.socket) {
+            // It saves work, no more.
+            info!("{}: no TCP_DEFER_ACCEPT: {error}", socket.address);
+        }
+        listening.push(Listening {
+            socket: socket.socket,
+            address: socket.address,
+            purpose: Purpose::Policy,
+            is_kept: socket.origin == Origin::SocketUnit || notifier.is_connected(),
+        });
+    }
+    listening
+}
+
+/// How many connections the descriptor limit leaves room for, once its soft half is raised to the
+/// hard one.
+fn capacity(wanted: usize) -> Result<usize, ServeError> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(ServeError::Descriptors)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(ServeError::Descriptors)?;
+    }
+    let in_use = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, Iterator::count);
+    let limit = usize::try_from(hard).unwrap_or(usize::MAX);
+    let capacity = limit.saturating_sub(in_use + SPARE_DESCRIPTORS).max(1);
+    if capacity < wanted {
+        warn!(
+            "at most {capacity} of limits.connections = {wanted} unfinished connections: the \
+             process may have {hard} descriptors (LimitNOFILE= in the unit, or ulimit -n)"
+        );
+    }
+    Ok(capacity)
+}
+
+/// Whoever is served now can be served on; whether a reload will find its files is another
+/// question, and better asked before it comes up.
+fn warn_unreadable(configuration: &Configuration, identity: &Identity) {
+    for file in &configuration.files {
+        if let Err(error) = File::open(file) {
+            warn!(
+                "cannot read {} as {identity}: {error}: a reload will fail; let that user or its \
+                 group read it",
+                file.display()
+            );
+        }
+    }
+}
+
+fn service(configuration: &Configuration) -> Service {
+    Service {
+        document: configuration.document.clone(),
+        rules: configuration.policy.rules.len(),
+        limits: configuration.settings.limits,
+        log_requests: configuration.settings.log.requests,
+        loaded: SystemTime::now(),
+    }
+}
+
+/// How the server reads the configuration again: as the user it has become, and without asking
+/// the user database, which the sandbox keeps out of reach.
+fn reloader(
+    path: PathBuf,
+    started: Settings,
+    starting_uid: u32,
+    service_uid: u32,
+    authority: Authority,
+) -> server::Reload {
+    Box::new(move || {
+        // Another user would need a restart, so whoever is named, it is still this one.
+        let trust = Trust { starting_uid, lookup: &|_| Some(service_uid) };
+        let configuration = config::load(&path, &trust)?;
+        log_warnings(&configuration);
+        for key in changed_for_restart(&started, &configuration.settings) {
+            warn!("{key} has changed: restart to have it take hold");
+        }
+        logging::set_level(authority, configuration.settings.log.level);
+        Ok(service(&configuration))
+    })
+}
+
+/// The keys that differ and that only a restart can apply.
+fn changed_for_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    [
+        ("listen", old.listen != new.listen),
+        ("user", old.user != new.user),
+        ("group", old.group != new.group),
+        ("sandbox", old.sandbox != new.sandbox),
+        ("policy-dirs", old.policy_dirs != new.policy_dirs),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+/// Where a reload has to be able to read: the directories, not the files, for editors and package
+/// managers replace a file by another of its name.
+fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathBuf> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => PathBuf::from("/"),
+    };
+    let mut directories = BTreeSet::from([parent(main)]);
+    directories.extend(configuration.settings.policy_dirs.iter().cloned());
+    // A drop-in may be a link to a file elsewhere.
+    directories.extend(
+        configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),
+    );
+    directories.into_iter().collect()
+}
+
+fn enter_sandbox(sandbox: Sandbox, readable: &[PathBuf]) -> Result<(), SandboxError> {
+    let active = sandbox::apply(sandbox, readable)?;
+    for skipped in &active.skipped {
+        info!("{skipped}");
+    }
+    if sandbox == Sandbox::Off {
+        warn!("{active}");
+    } else {
+        info!("{active}");
+    }
+    Ok(())
+}
+
+/// Why the daemon does not serve.
+#[derive(Debug)]
+enum ServeError {
+    Configuration(Problems),
+    User(UserError),
+    Bind(BindError),
+    Notify(NotifyError),
+    Descriptors(Errno),
+    Drop(DropError),
+    Sandbox(SandboxError),
+    Server(ServerError),
+}
+
+impl ServeError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Configuration(_) | Self::User(_) => Exit::Configuration,
+            Self::Bind(error) if error.is_configuration() => Exit::Configuration,
+            Self::Bind(error) if error.is_permission() => Exit::Permission,
+            Self::Drop(_) => Exit::Permission,
+            Self::Bind(_) | Self::Notify(_) | Self::Descriptors(_) | Self::Server(_) => {
+                Exit::System
+            }
+            Self::Sandbox(_) => Exit::System,
+        }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(error) => error.fmt(f),
+            Self::User(error) => error.fmt(f),
+            Self::Bind(error) => error.fmt(f),
+            Self::Notify(error) => error.fmt(f),
+            Self::Descriptors(errno) => {
+                write!(f, "cannot raise the limit of descriptors: {}", io::Error::from(*errno))
+            }
+            Self::Drop(error) => error.fmt(f),
+            Self::Sandbox(error) => error.fmt(f),
+            Self::Server(error) => error.fmt(f),
+        }
+    }
+}
+
+macro_rules! from_errors {
+    ($($variant:ident($error:ty)),+ $(,)?) => {
+        $(impl From<$error> for ServeError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })+
+    };
+}
+
+from_errors!(
+    Configuration(Problems),
+    User(UserError),
+    Bind(BindError),
+    Notify(NotifyError),
+    Drop(DropError),
+    Sandbox(SandboxError),
+    Server(ServerError),
+);

@@ -1,0 +1,200 @@
+//! What is allowed and yet probably not meant: warnings about a policy that has no errors.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::problem::{Place, Problem, Severity, Spot};
+use super::rules::PlacedRule;
+use crate::document::Document;
+use crate::policy::{Domain, FIRST_UNPRIVILEGED_PORT, MetaPolicy, Rule};
+
+/// What fits in one TCP segment on an ordinary path: an MTU of 1500 less the headers of IPv6 and
+/// of TCP with time stamps.
+const ONE_SEGMENT: usize = 1428;
+
+/// What Linux sends before it waits for an acknowledgement: ten segments.
+const ONE_ROUND_TRIP: usize = 14 * 1024;
+
+fn warning(spot: &Spot, message: impl Into<String>) -> Problem {
+    Problem::at(Severity::Warning, spot, message)
+}
+
+/// Rules that grant everything to everyone.
+pub(super) fn open_doors(rules: &[PlacedRule]) -> impl Iterator<Item = Problem> {
+    rules.iter().filter(|placed| grants_everything(&placed.rule)).map(|placed| {
+        warning(&placed.spot, "this rule lets every domain connect to every port of this host")
+    })
+}
+
+fn grants_everything(rule: &Rule) -> bool {
+    rule.domain == Domain::Any && rule.ports.is_every()
+}
+
+/// Grants that a player ignores, because the policy comes from too high a port.
+pub(super) fn low_ports<'a>(
+    rules: &'a [PlacedRule],
+    listen: &[SocketAddr],
+) -> impl Iterator<Item = Problem> + 'a {
+    let high: Vec<_> = listen
+        .iter()
+        .filter(|address| address.port() >= FIRST_UNPRIVILEGED_PORT)
+        .map(ToString::to_string)
+        .collect();
+    let grants_low =
+        move |placed: &&PlacedRule| placed.rule.ports.lowest() < FIRST_UNPRIVILEGED_PORT;
+    let applies = !high.is_empty();
+    rules.iter().filter(move |_| applies).filter(grants_low).map(move |placed| {
+        warning(
+            &placed.spot,
+            format!(
+                "this rule grants ports below {FIRST_UNPRIVILEGED_PORT}, which a player ignores \
+                 when it asks {} for the policy",
+                high.join(" or ")
+            ),
+        )
+    })
+}
+
+/// Rules that could go without anything changing. `repeated` are the spots of rules that occur a
+/// second time, each with the index of the first.
+pub(super) fn useless<'a>(
+    rules: &'a [PlacedRule],
+    repeated: &'a [(Spot, usize)],
+) -> impl Iterator<Item = Problem> + 'a {
+    let mut by_domain: HashMap<&Domain, Vec<usize>> = HashMap::new();
+    for (index, placed) in rules.iter().enumerate() {
+        by_domain.entry(&placed.rule.domain).or_default().push(index);
+    }
+    let covered = rules.iter().enumerate().filter_map(move |(index, placed)| {
+        let other = covering(rules, &by_domain, index)?;
+        let message = format!("this rule grants nothing that {} does not", rules[other].spot.place);
+        Some(warning(&placed.spot, message))
+    });
+    let repeated = repeated.iter().map(|(spot, first)| {
+        warning(spot, format!("this rule is the same as {}", rules[*first].spot.place))
+    });
+    covered.chain(repeated)
+}
+
+/// The first rule that makes the one at `index` useless. Of two that grant the same, the later
+/// one is.
+fn covering(
+    rules: &[PlacedRule],
+    by_domain: &HashMap<&Domain, Vec<usize>>,
+    index: usize,
+) -> Option<usize> {
+    let rule = &rules[index].rule;
+    let makes_useless = |&other: &usize| {
+        let by = &rules[other].rule;
+        other != index && by.covers(rule) && (other < index || !rule.covers(by))
+    };
+    wider_domains(&rule.domain)
+        .filter_map(|domain| by_domain.get(&domain))
+        .flatten()
+        .copied()
+        .filter(makes_useless)
+        .min()
+}
+
+/// Every domain that covers `domain`, itself included.
+fn wider_domains(domain: &Domain) -> impl Iterator<Item = Domain> {
+    let name = match domain {
+        Domain::Name(name) | Domain::Subdomains(name) => name.as_str(),
+        Domain::Any | Domain::Address(_) => "",
+    };
+    let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+    let own = (!name.is_empty()).then_some(name);
+    let wildcards = own.into_iter().chain(parents).map(|name| Domain::Subdomains(name.to_owned()));
+    let mut wider: Vec<_> = wildcards.chain([Domain::Any, domain.clone()]).collect();
+    wider.sort_unstable();
+    wider.dedup();
+    wider.into_iter()
+}
+
+/// Rules that the meta-policy makes void.
+pub(super) fn void_rules(
+    rules: &[PlacedRule],
+    meta_policy: MetaPolicy,
+    spot: Option<&Spot>,
+) -> Option<Problem> {
+    let is_void = meta_policy == MetaPolicy::None && !rules.is_empty();
+    let message = "with the meta-policy \"none\" no policy counts, so no rule grants anything";
+    is_void.then_some(spot).flatten().map(|spot| warning(spot, message))
+}
+
+/// A document that takes long to arrive, or that some players read the beginning of only.
+pub(super) fn large_document(document: &Document, main_file: Place) -> Option<Problem> {
+    let size = document.bytes().len();
+    let why = if size > ONE_ROUND_TRIP {
+        format!(
+            "more than {ONE_ROUND_TRIP}, so it takes more than one round trip, and some players \
+             read its beginning only"
+        )
+    } else if size > ONE_SEGMENT {
+        format!(
+            "more than the {ONE_SEGMENT} that fit in one segment, and some players read its \
+             beginning only"
+        )
+    } else {
+        return None;
+    };
+    let message = format!("the document is {size} bytes, {why}; grant ranges, or fewer domains");
+    Some(Problem::new(Severity::Warning, main_file, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Position;
+    use std::path::Path;
+
+    fn rules(texts: &[(&str, &str, bool)]) -> Vec<PlacedRule> {
+        let rule = |(&(domain, ports, secure), line): (&(&str, &str, bool), u32)| PlacedRule {
+            rule: Rule { domain: domain.parse().unwrap(), ports: ports.parse().unwrap(), secure },
+            spot: Spot {
+                place: Place::new(Path::new("x"), Position { line, column: 1 }),
+                excerpt: None,
+            },
+        };
+        texts.iter().zip(1..).map(rule).collect()
+    }
+
+    fn useless_lines(texts: &[(&str, &str, bool)]) -> Vec<(u32, String)> {
+        let rules = rules(texts);
+        useless(&rules, &[]).map(|problem| (problem.place.line, problem.message)).collect()
+    }
+
+    #[test]
+    fn a_rule_is_useless_when_one_other_rule_grants_all_of_it() {
+        let by = |line| format!("this rule grants nothing that x:{line}:1 does not");
+        assert_eq!(
+            useless_lines(&[("a.b.test", "5000", false), ("*.test", "*", false)]),
+            [(1, by(2))]
+        );
+        assert_eq!(
+            useless_lines(&[("::1", "1-9", true), ("*", "5-20", false), ("::1", "1-9", false)]),
+            [(1, by(3))]
+        );
+        assert_eq!(
+            useless_lines(&[("b.test", "5000,5001", false), ("b.test", "5000-5001", false)]),
+            [(2, by(1))],
+            "of two equals only the later one is useless"
+        );
+        assert_eq!(useless_lines(&[("b.test", "1", false), ("ab.test", "1", false)]), []);
+        assert_eq!(useless_lines(&[("*.b.test", "1", true), ("b.test", "1", false)]), []);
+    }
+
+    #[test]
+    fn wider_domains_are_exactly_those_that_cover() {
+        let pool: Vec<Domain> =
+            ["*", "*.test", "*.b.test", "b.test", "a.b.test", "*.a.b.test", "ab.test", "10.0.0.1"]
+                .map(|text| text.parse().unwrap())
+                .into();
+        for domain in &pool {
+            let wider: Vec<_> = wider_domains(domain).collect();
+            for other in &pool {
+                assert_eq!(wider.contains(other), other.covers(domain), "{other} and {domain}");
+            }
+        }
+    }
+}

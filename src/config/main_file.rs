@@ -1,0 +1,295 @@
+//! The main file: every key of masterpolicyd.toml(5) and what it may say.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use log::LevelFilter;
+use toml::de::{DeTable, DeValue};
+
+use super::duration::Written;
+use super::problem::{Problem, Spot};
+use super::rules::{self, PlacedRule};
+use super::settings::{Limits, LogSettings, Sandbox, Settings};
+use super::source::Text;
+use super::table::{Faults, Section, Value, array, boolean, number, one_of, parse, parsed, string};
+use crate::policy::{MASTER_PORT, MetaPolicy};
+
+/// More connections than this no kernel gives descriptors for.
+const MAX_CONNECTIONS: usize = 1_000_000;
+
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// The keys of the top of the file.
+const TOP_LEVEL: [&str; 8] = [
+    "listen",
+    "user",
+    "group",
+    "meta-policy",
+    "grantable-ports",
+    "expand-port-ranges",
+    "sandbox",
+    "policy-dirs",
+];
+
+/// What the main file says.
+pub(super) struct MainFile {
+    pub(super) settings: Settings,
+    pub(super) rules: Vec<PlacedRule>,
+    /// Where its top-level keys stand.
+    pub(super) keys: BTreeMap<String, Spot>,
+}
+
+/// Reads the main file at `path`, whose relative `policy-dirs` are meant from where it lies.
+pub(super) fn read(path: &Path, source: &str) -> (MainFile, Vec<Problem>) {
+    let text = Text::of(path, source);
+    let (mut main, problems) = parse(source, &text, |table, faults| read_top(table, &text, faults));
+    let directory = path.parent().unwrap_or(Path::new(""));
+    for policy_dir in &mut main.settings.policy_dirs {
+        *policy_dir = directory.join(&*policy_dir);
+    }
+    (main, problems)
+}
+
+fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFile {
+    let mut settings = Settings::default();
+    let mut top = Section::new("", table);
+    top.read("listen", &mut settings.listen, faults, listen);
+    settings.user = top.read_optional("user", faults, unprivileged);
+    settings.group = top.read_optional("group", faults, unprivileged);
+    top.read("meta-policy", &mut settings.meta_policy, faults, parsed::<MetaPolicy>);
+    top.read("grantable-ports", &mut settings.grantable_ports, faults, rules::ports);
+    top.read("expand-port-ranges", &mut settings.expand_port_ranges, faults, boolean);
+    top.read(
+        "sandbox",
+        &mut settings.sandbox,
+        faults,
+        one_of(Sandbox::EVERY.map(|sandbox| (sandbox.as_str(), sandbox))),
+    );
+    // The default directories are not what someone meant who misspelt his own.
+    if top.get("policy-dirs").is_some() {
+        settings.policy_dirs.clear();
+    }
+    top.read("policy-dirs", &mut settings.policy_dirs, faults, policy_dirs);
+    top.read("limits", &mut settings.limits, faults, limits);
+    top.read("log", &mut settings.log, faults, log);
+    let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
+    let keys = top.spots(text);
+    top.finish(&[], faults);
+    MainFile { settings, rules, keys }
+}
+
+fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, [limits]", value);
+        return None;
+    };
+    let mut limits = Limits::default();
+    let mut section = Section::new("[limits]", table);
+    section.read("connections", &mut limits.connections, faults, number(1, MAX_CONNECTIONS));
+    section.read(
+        "connections-per-source",
+        &mut limits.connections_per_source,
+        faults,
+        number(1, MAX_CONNECTIONS),
+    );
+    section.read("request-timeout", &mut limits.request_timeout, faults, timeout);
+    section.finish(&TOP_LEVEL, faults);
+    Some(limits)
+}
+
+fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, [log]", value);
+        return None;
+    };
+    let mut log = LogSettings::default();
+    let mut section = Section::new("[log]", table);
+    section.read("level", &mut log.level, faults, one_of(LOG_LEVELS));
+    section.read("requests", &mut log.requests, faults, boolean);
+    section.finish(&TOP_LEVEL, faults);
+    Some(log)
+}
+
+/// The log levels as they are written.
+pub(super) const LOG_LEVELS: [(&str, LevelFilter); 6] = [
+    ("off", LevelFilter::Off),
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+fn timeout(value: &Value<'_>, faults: &mut Faults) -> Option<Duration> {
+    let written @ Written(duration) = parsed::<Written>(value, faults)?;
+    if !(SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&duration) {
+        let (low, high) = (Written(SHORTEST_TIMEOUT), Written(LONGEST_TIMEOUT));
+        faults.add(value.span().start, format_args!("{written} is not between {low} and {high}"));
+        return None;
+    }
+    Some(duration)
+}
+
+/// A user or a group other than root's.
+fn unprivileged(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
+    let name = string(value, faults)?;
+    if name == "root" || name.parse::<u32>() == Ok(0) {
+        faults.add(value.span().start, RootRefused);
+        return None;
+    }
+    Some(name)
+}
+
+/// Why root is no user to serve as; the loader says it too when a name turns out to be root's.
+pub(super) struct RootRefused;
+
+impl fmt::Display for RootRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "root is refused: the daemon gives up every privilege; name a system user of its own, \
+             such as \"_masterpolicyd\"",
+        )
+    }
+}
+
+fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
+    array(value, faults, "an array of directories", |directory, faults| {
+        string(directory, faults).map(PathBuf::from)
+    })
+}
+
+fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
+    let mut seen: Vec<SocketAddr> = Vec::new();
+    let what = "an array of addresses, such as [\"0.0.0.0:843\", \"[::]:843\"]";
+    let addresses = array(value, faults, what, |element, faults| {
+        let ListenAddress(address) = match element.get_ref() {
+            DeValue::Integer(port) => {
+                faults.add(element.span().start, ListenError::NoAddress(port.to_string()));
+                return None;
+            }
+            _ => parsed(element, faults)?,
+        };
+        if seen.contains(&address) {
+            faults.add(element.span().start, format_args!("{address} is there already"));
+            return None;
+        }
+        seen.push(address);
+        Some(address)
+    })?;
+    if addresses.is_empty() {
+        faults.add(value.span().start, "no address to listen on");
+        return None;
+    }
+    Some(addresses)
+}
+
+/// An address and a port to listen on.
+struct ListenAddress(SocketAddr);
+
+/// Why a text is not a [`ListenAddress`].
+#[derive(Debug, PartialEq, Eq)]
+enum ListenError {
+    /// A port alone, or one after `*` or nothing.
+    NoAddress(String),
+    /// An address alone.
+    NoPort(IpAddr),
+    /// An IPv6 address and a port, but no brackets between them.
+    NoBrackets(Ipv6Addr, String),
+    /// Port 0 or one above 65535.
+    Port(String),
+    /// A name, perhaps, but no address.
+    NotAnAddress(String),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress(port) => write!(
+                f,
+                "the address is missing; for every address of this host write \"0.0.0.0:{port}\" \
+                 and \"[::]:{port}\""
+            ),
+            Self::NoPort(IpAddr::V4(address)) => {
+                write!(f, "the port is missing; write \"{address}:{MASTER_PORT}\"")
+            }
+            Self::NoPort(IpAddr::V6(address)) => {
+                write!(f, "the port is missing; write \"[{address}]:{MASTER_PORT}\"")
+            }
+            Self::NoBrackets(address, port) => {
+                write!(f, "an IPv6 address stands in brackets; write \"[{address}]:{port}\"")
+            }
+            Self::Port(port) => write!(f, "port {port} is not between 1 and 65535"),
+            Self::NotAnAddress(text) => write!(
+                f,
+                "\"{text}\" is not an address; names are not looked up, so write an IP address and \
+                 a port, such as \"192.0.2.1:{MASTER_PORT}\" or \"[2001:db8::1]:{MASTER_PORT}\""
+            ),
+        }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return match address.port() {
+                0 => Err(ListenError::Port("0".to_owned())),
+                _ => Ok(Self(address)),
+            };
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Err(ListenError::NoPort(address));
+        }
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
+        if !is_number(port) {
+            return Err(ListenError::NotAnAddress(text.to_owned()));
+        }
+        let bare = address.trim_matches(['[', ']']);
+        if matches!(address, "" | "*") {
+            Err(ListenError::NoAddress(port.to_owned()))
+        } else if bare.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_err() {
+            Err(ListenError::Port(port.to_owned()))
+        } else if let Ok(address) = address.parse::<Ipv6Addr>() {
+            Err(ListenError::NoBrackets(address, port.to_owned()))
+        } else {
+            Err(ListenError::NotAnAddress(text.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_listen_address_is_told_how_to_be_written() {
+        let error = |text: &str| match text.parse::<ListenAddress>() {
+            Ok(ListenAddress(address)) => panic!("{text} is {address}"),
+            Err(error) => error,
+        };
+        let own = str::to_owned;
+        assert_eq!(error("843"), ListenError::NoAddress(own("843")));
+        assert_eq!(error(":843"), ListenError::NoAddress(own("843")));
+        assert_eq!(error("*:843"), ListenError::NoAddress(own("843")));
+        assert_eq!(error("0.0.0.0"), ListenError::NoPort("0.0.0.0".parse().unwrap()));
+        assert_eq!(error("::"), ListenError::NoPort("::".parse().unwrap()));
+        assert_eq!(error("[::1]"), ListenError::NoPort("::1".parse().unwrap()));
+        assert_eq!(
+            error("2001:db8:0:0:0:0:0:1:843"),
+            ListenError::NoBrackets("2001:db8::1".parse().unwrap(), own("843"))
+        );
+        assert_eq!(error("127.0.0.1:0"), ListenError::Port(own("0")));
+        assert_eq!(error("127.0.0.1:65536"), ListenError::Port(own("65536")));
+        assert_eq!(error("[::1]:65536"), ListenError::Port(own("65536")));
+        assert_eq!(error("localhost:843"), ListenError::NotAnAddress(own("localhost:843")));
+        assert_eq!(error("127.0.0.1:http"), ListenError::NotAnAddress(own("127.0.0.1:http")));
+        assert_eq!(error(""), ListenError::NotAnAddress(own("")));
+    }
+}

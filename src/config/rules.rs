@@ -1,0 +1,138 @@
+//! Rules out of files: `[[allow-access-from]]` in TOML, and socket policies in XML.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Problem, Severity, Spot};
+use super::source::Text;
+use super::table::{Faults, Section, Value, array, boolean, parse, parsed};
+use crate::document::{self, FindingKind};
+use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
+use crate::position::Position;
+
+/// The key of the rules, which is Adobe's name of the element.
+pub(super) const KEY: &str = "allow-access-from";
+
+/// A rule and where it stands.
+pub(super) struct PlacedRule {
+    pub(super) rule: Rule,
+    pub(super) spot: Spot,
+}
+
+/// Reads a TOML drop-in, which holds rules only.
+pub(super) fn read_toml(path: &Path, source: &str) -> (Vec<PlacedRule>, Vec<Problem>) {
+    let text = Text::of(path, source);
+    parse(source, &text, |table, faults| {
+        let mut top = Section::new("a drop-in, which holds [[allow-access-from]] only", table);
+        let rules = read(&mut top, &text, &[], faults);
+        top.finish(&[], faults);
+        rules
+    })
+}
+
+/// Reads an XML drop-in. Its remarks become warnings.
+pub(super) fn read_xml(path: &Path, bytes: &[u8]) -> (Vec<PlacedRule>, Vec<Problem>) {
+    let lossy = String::from_utf8_lossy(bytes);
+    let text = Text::of(path, lossy.trim_start_matches('\u{feff}'));
+    let parsed = document::parse(bytes);
+    let problems = parsed.findings.into_iter().map(|finding| {
+        let severity = if finding.kind.is_error() { Severity::Error } else { Severity::Warning };
+        let message = match finding.kind {
+            FindingKind::SiteControl => "site-control is ignored in a drop-in; only meta-policy \
+                                         in the main file says which policies count"
+                .to_owned(),
+            _ => finding.message,
+        };
+        let position = Position { line: finding.line, column: finding.column };
+        Problem::at(severity, &text.spot(position), message)
+    });
+    let problems = problems.collect();
+    let rules = parsed.rules.into_iter().map(|document::PlacedRule { rule, line, column }| {
+        PlacedRule { rule, spot: text.spot(Position { line, column }) }
+    });
+    (rules.collect(), problems)
+}
+
+/// Reads the rules of a table. `elsewhere` are keys that may have slipped into one, see
+/// [`Section::finish`].
+pub(super) fn read(
+    top: &mut Section<'_, '_>,
+    text: &Text<'_>,
+    elsewhere: &[&str],
+    faults: &mut Faults,
+) -> Vec<PlacedRule> {
+    let what = "[[allow-access-from]], in double brackets";
+    let Some(value) = top.get(KEY) else { return Vec::new() };
+    let mut rules = Vec::new();
+    array(value, faults, what, |element, faults| {
+        let DeValue::Table(table) = element.get_ref() else {
+            faults.expected("a table with domain and to-ports", element);
+            return None;
+        };
+        let offset = element.span().start;
+        let rule = read_rule(table, offset, elsewhere, faults)?;
+        rules.push(PlacedRule { rule, spot: text.at(offset) });
+        Some(())
+    });
+    rules
+}
+
+fn read_rule(
+    table: &DeTable<'_>,
+    offset: usize,
+    elsewhere: &[&str],
+    faults: &mut Faults,
+) -> Option<Rule> {
+    let mut section = Section::new("[[allow-access-from]]", table);
+    let domain = section.get("domain");
+    let ports = section.get("to-ports");
+    let secure = section.get("secure");
+    section.finish(elsewhere, faults);
+    for (key, value) in [("domain", domain), ("to-ports", ports)] {
+        if value.is_none() {
+            faults.add(offset, format_args!("this rule lacks {key}"));
+        }
+    }
+    let domain = domain.and_then(|value| parsed::<Domain>(value, faults));
+    let ports = ports.and_then(|value| self::ports(value, faults));
+    let secure = secure.map_or(Some(false), |value| boolean(value, faults));
+    Some(Rule { domain: domain?, ports: ports?, secure: secure? })
+}
+
+/// Ports as `"5000,5010-5019"`, `5000`, or an array of both.
+pub(super) fn ports(value: &Value<'_>, faults: &mut Faults) -> Option<PortSet> {
+    let what = "a port, a string such as \"5000,5010-5019\", or an array of both";
+    let sets = match value.get_ref() {
+        DeValue::String(_) => vec![parsed::<PortSet>(value, faults)?],
+        DeValue::Integer(_) => vec![port(value, faults)?],
+        DeValue::Array(_) => {
+            array(value, faults, what, |element, faults| match element.get_ref() {
+                DeValue::String(_) => parsed::<PortSet>(element, faults),
+                DeValue::Integer(_) => port(element, faults),
+                _ => {
+                    faults.expected("a port or a string such as \"5010-5019\"", element);
+                    None
+                }
+            })?
+        }
+        _ => {
+            faults.expected(what, value);
+            return None;
+        }
+    };
+    let union = PortSet::from_ranges(sets.iter().flat_map(|set| set.ranges().iter().copied()));
+    if union.is_none() {
+        faults.add(value.span().start, PortsError::Empty);
+    }
+    union
+}
+
+fn port(value: &Value<'_>, faults: &mut Faults) -> Option<PortSet> {
+    let DeValue::Integer(integer) = value.get_ref() else { return None };
+    let port = u16::from_str_radix(integer.as_str(), integer.radix()).ok().filter(|&port| port > 0);
+    if port.is_none() {
+        faults.add(value.span().start, PortsError::OutOfRange(integer.to_string()));
+    }
+    PortSet::from_ranges(port.map(PortRange::from))
+}

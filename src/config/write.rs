@@ -1,0 +1,64 @@
+//! A configuration back to TOML that loads to the same.
+
+use std::fmt::{self, Write as _};
+
+use super::duration::Written;
+use super::{Configuration, Settings, main_file};
+
+/// The effective configuration as one file: every default spelt out, and every rule in it, so
+/// that it reads no drop-ins.
+pub(super) struct Effective<'a>(pub(super) &'a Configuration);
+
+impl fmt::Display for Effective<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Configuration { settings, policy, places, .. } = self.0;
+        write_settings(f, settings)?;
+        for (rule, place) in policy.rules.iter().zip(places) {
+            writeln!(f, "\n# {place}\n[[allow-access-from]]")?;
+            writeln!(f, "domain = \"{}\"\nto-ports = \"{}\"", rule.domain, rule.ports)?;
+            writeln!(f, "secure = {}", rule.secure)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Result {
+    let listen: Vec<_> = settings.listen.iter().map(|address| format!("\"{address}\"")).collect();
+    writeln!(f, "listen = [{}]", listen.join(", "))?;
+    for (key, value) in [("user", &settings.user), ("group", &settings.group)] {
+        if let Some(value) = value {
+            writeln!(f, "{key} = {}", Quoted(value))?;
+        }
+    }
+    writeln!(f, "meta-policy = \"{}\"", settings.meta_policy)?;
+    writeln!(f, "grantable-ports = \"{}\"", settings.grantable_ports)?;
+    writeln!(f, "expand-port-ranges = {}", settings.expand_port_ranges)?;
+    writeln!(f, "sandbox = \"{}\"", settings.sandbox.as_str())?;
+    writeln!(f, "policy-dirs = [] # their rules stand below")?;
+    let limits = &settings.limits;
+    writeln!(f, "\n[limits]\nconnections = {}", limits.connections)?;
+    writeln!(f, "connections-per-source = {}", limits.connections_per_source)?;
+    writeln!(f, "request-timeout = \"{}\"", Written(limits.request_timeout))?;
+    let level = main_file::LOG_LEVELS
+        .into_iter()
+        .find(|&(_, level)| level == settings.log.level)
+        .map_or("info", |(word, _)| word);
+    writeln!(f, "\n[log]\nlevel = \"{level}\"\nrequests = {}", settings.log.requests)
+}
+
+/// A text as a TOML basic string.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(f, "\\{character}")?,
+                _ if character.is_control() => write!(f, "\\u{:04x}", u32::from(character))?,
+                _ => f.write_char(character)?,
+            }
+        }
+        f.write_char('"')
+    }
+}

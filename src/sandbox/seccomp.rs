@@ -1,0 +1,476 @@
+//! The system calls: those that serving, reloading and notifying need, and those that nothing
+//! but an attacker would make.
+//!
+//! Two filters are in force at once, and the kernel heeds the stricter. The first ends the
+//! process at a call of [`FATAL`]. The second lets the calls of [`ALLOWED`] and
+//! [`allowed_if`] through and fails every other with `EPERM`, so that a library that tries
+//! something new is turned away rather than shot.
+//!
+//! Calls that are made for each connection have no condition on their arguments: for them the
+//! kernel remembers the verdict and runs no filter at all.
+
+use std::collections::BTreeMap;
+
+use libc::c_long;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::Missing;
+
+/// Allowed whatever the arguments.
+const ALLOWED: &[c_long] = &[
+    // Connections.
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_shutdown,
+    libc::SYS_close,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    // The loop.
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    // Reading the configuration anew.
+    libc::SYS_faccessat,
+    libc::SYS_fstat,
+    libc::SYS_getcwd,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_newfstatat,
+    libc::SYS_pread64,
+    libc::SYS_readlinkat,
+    libc::SYS_statx,
+    libc::SYS_getrandom,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_futex,
+    // Time.
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_nanosleep,
+    // Signals, and the end.
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // Who am I.
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+];
+
+/// Calls that newer processors have no number for, since others replace them. musl and
+/// mio go on making them.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_LEGACY: &[c_long] = &[
+    libc::SYS_access,
+    libc::SYS_epoll_wait,
+    libc::SYS_lstat,
+    libc::SYS_poll,
+    libc::SYS_readlink,
+    libc::SYS_stat,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_LEGACY: &[c_long] = &[];
+
+/// Whoever makes one of these has taken over the process. `prctl` and `seccomp` are none of
+/// them, as the second filter is set up under the first.
+const FATAL: &[c_long] = &[
+    // Other programs and processes.
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // Other identities.
+    libc::SYS_capset,
+    libc::SYS_setfsgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setgid,
+    libc::SYS_setgroups,
+    libc::SYS_setregid,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_setreuid,
+    libc::SYS_setuid,
+    // Other sockets.
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_listen,
+    // Other views of the file system.
+    libc::SYS_chroot,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_setns,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    // The kernel itself, and what it has been attacked through.
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_perf_event_open,
+    libc::SYS_personality,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_userfaultfd,
+];
+
+#[cfg(target_arch = "x86_64")]
+const FATAL_LEGACY: &[c_long] =
+    &[libc::SYS_fork, libc::SYS_vfork, libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt];
+#[cfg(not(target_arch = "x86_64"))]
+const FATAL_LEGACY: &[c_long] = &[];
+
+/// Restricts the calling thread.
+pub(super) fn restrict() -> Result<(), Missing> {
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Missing::NoList)?;
+    let (fatal, allowed) = filters(architecture).map_err(|e| Missing::Refused(e.to_string()))?;
+    for filter in [fatal, allowed] {
+        seccompiler::apply_filter(&filter).map_err(missing)?;
+    }
+    Ok(())
+}
+
+fn missing(error: seccompiler::Error) -> Missing {
+    match error {
+        // Neither the call nor its operation exists where the kernel was built without.
+        seccompiler::Error::Seccomp(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) =>
+        {
+            Missing::NotBuilt
+        }
+        seccompiler::Error::Seccomp(error) | seccompiler::Error::Prctl(error) => {
+            Missing::Refused(error.to_string())
+        }
+        other => Missing::Refused(other.to_string()),
+    }
+}
+
+fn filters(architecture: TargetArch) -> Result<(BpfProgram, BpfProgram), BackendError> {
+    let whatever = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
+    let fatal: Rules = whatever(&[FATAL, FATAL_LEGACY].concat());
+    let mut allowed: Rules = whatever(&[ALLOWED, ALLOWED_LEGACY].concat());
+    allowed.append(&mut allowed_if()?);
+
+    let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    Ok((
+        SeccompFilter::new(fatal, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?
+            .try_into()?,
+        SeccompFilter::new(allowed, eperm, SeccompAction::Allow, architecture)?.try_into()?,
+    ))
+}
+
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+/// Allowed for some arguments. None of these is made for a connection that goes well.
+fn allowed_if() -> Result<Rules, BackendError> {
+    const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+    let mut rules = BTreeMap::from([
+        // Memory that can be executed is for code, and all the code is loaded.
+        (libc::SYS_mmap, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
+        (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
+        // Files are opened to be read. Landlock says the same, where there is Landlock.
+        (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),
+        // Limits are read, of this process.
+        (
+            libc::SYS_prlimit64,
+            vec![rule([
+                equal(0, 0)?,
+                SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?,
+            ])?],
+        ),
+        // abort() sends a signal to this process.
+        (libc::SYS_tgkill, vec![rule([equal(0, std::process::id())?])?]),
+        (libc::SYS_ioctl, ioctls()?),
+        (libc::SYS_setsockopt, socket_options()?),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![rule([without(1, WRITING)?])?]);
+    Ok(rules)
+}
+
+/// What a stream is asked about, and told about blocking; nothing that puts words into a
+/// terminal or configures an interface.
+fn ioctls() -> Result<Vec<SeccompRule>, BackendError> {
+    [libc::FIONBIO, libc::FIONREAD, libc::TIOCOUTQ, libc::TCGETS]
+        .into_iter()
+        // The type of the constants is the C library's.
+        .filter_map(|request| u32::try_from(request).ok())
+        .map(|request| rule([equal(1, request)?]))
+        .collect()
+}
+
+/// How a connection ends and when it sends; no filter program, no other protocol on top.
+fn socket_options() -> Result<Vec<SeccompRule>, BackendError> {
+    [
+        (libc::SOL_SOCKET, libc::SO_LINGER),
+        (libc::IPPROTO_TCP, libc::TCP_CORK),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+        (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+    ]
+    .into_iter()
+    .map(|(level, name)| rule([equal(1, level.unsigned_abs())?, equal(2, name.unsigned_abs())?]))
+    .collect()
+}
+
+fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(conditions.into())
+}
+
+/// The argument, of 32 bits, is `value`.
+fn equal(argument: u8, value: u32) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+}
+
+/// The argument, of 32 bits, has none of `mask` set.
+fn without(argument: u8, mask: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), 0)
+}
+
+const fn bits(flags: libc::c_int) -> u64 {
+    flags.unsigned_abs() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const X86_64: u32 = 0xC000_003E;
+    const I386: u32 = 0x4000_0003;
+    const AARCH64: u32 = 0xC000_00B7;
+
+    /// What the kernel makes of a system call.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Verdict {
+        Allowed { by_number_alone: bool },
+        TurnedAway,
+        Fatal,
+    }
+
+    /// A call as this processor makes it.
+    fn verdict(call: c_long, arguments: &[u64]) -> Verdict {
+        let architecture = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
+        verdict_for(architecture, call, arguments)
+    }
+
+    fn verdict_for(architecture: u32, call: c_long, arguments: &[u64]) -> Verdict {
+        // struct seccomp_data of linux/seccomp.h.
+        let mut data = Vec::new();
+        data.extend(u32::try_from(call).unwrap().to_le_bytes());
+        data.extend(architecture.to_le_bytes());
+        data.extend(0_u64.to_le_bytes());
+        data.extend((0..6).flat_map(|n| arguments.get(n).copied().unwrap_or(0).to_le_bytes()));
+
+        let own = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let (fatal, allowed) = filters(own).unwrap();
+        let (fatal, _) = run(&fatal, &data);
+        let (allowed, by_number_alone) = run(&allowed, &data);
+        let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+        match (fatal, allowed) {
+            (libc::SECCOMP_RET_KILL_PROCESS, _) | (_, libc::SECCOMP_RET_KILL_PROCESS) => {
+                Verdict::Fatal
+            }
+            (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW) => {
+                Verdict::Allowed { by_number_alone }
+            }
+            (libc::SECCOMP_RET_ALLOW, allowed) if allowed == eperm => Verdict::TurnedAway,
+            other => panic!("no filter returns {other:x?}"),
+        }
+    }
+
+    /// The kernel's interpreter, as far as these programs need it: the returned action, and
+    /// whether it was found without a look at the arguments.
+    fn run(program: &BpfProgram, data: &[u8]) -> (u32, bool) {
+        const ARGUMENTS: usize = 16;
+        let (mut next, mut accumulator, mut by_number_alone) = (0, 0_u32, true);
+        loop {
+            let instruction = &program[next];
+            next += 1;
+            let k = instruction.k;
+            let jump = |yes| usize::from(if yes { instruction.jt } else { instruction.jf });
+            match u32::from(instruction.code) {
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    let at = usize::try_from(k).unwrap();
+                    by_number_alone &= at < ARGUMENTS;
+                    accumulator = u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
+                }
+                code if code == libc::BPF_ALU | libc::BPF_AND => accumulator &= k,
+                code if code == libc::BPF_JMP | libc::BPF_JA => next += usize::try_from(k).unwrap(),
+                code if code == libc::BPF_JMP | libc::BPF_JEQ => next += jump(accumulator == k),
+                code if code == libc::BPF_JMP | libc::BPF_JGT => next += jump(accumulator > k),
+                code if code == libc::BPF_JMP | libc::BPF_JGE => next += jump(accumulator >= k),
+                code if code == libc::BPF_RET => return (k, by_number_alone),
+                code => panic!("unknown instruction {code:#x}"),
+            }
+        }
+    }
+
+    fn flags(flags: i32) -> u64 {
+        bits(flags)
+    }
+
+    #[test]
+    fn no_call_is_both_allowed_and_fatal() {
+        let conditional = allowed_if().unwrap().into_keys();
+        let allowed: BTreeSet<_> =
+            ALLOWED.iter().chain(ALLOWED_LEGACY).copied().chain(conditional).collect();
+        let fatal: BTreeSet<_> = FATAL.iter().chain(FATAL_LEGACY).copied().collect();
+        assert_eq!(allowed.intersection(&fatal).count(), 0);
+        assert_eq!(fatal.len(), FATAL.len() + FATAL_LEGACY.len(), "each is listed once");
+    }
+
+    #[test]
+    fn both_filters_fit_the_kernel() {
+        // BPF_MAXINSNS of linux/bpf_common.h.
+        const MOST_INSTRUCTIONS: usize = 4096;
+        for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
+            let (fatal, allowed) = filters(architecture).unwrap();
+            assert!(fatal.len() < MOST_INSTRUCTIONS && allowed.len() < MOST_INSTRUCTIONS);
+        }
+    }
+
+    #[test]
+    fn what_only_an_intruder_does_is_fatal_whatever_the_arguments() {
+        for call in FATAL.iter().chain(FATAL_LEGACY) {
+            assert_eq!(verdict(*call, &[]), Verdict::Fatal, "call {call}");
+            assert_eq!(verdict(*call, &[u64::MAX; 6]), Verdict::Fatal, "call {call}");
+        }
+    }
+
+    /// The processor has other ways into the kernel, where each number means another call.
+    #[test]
+    fn calls_of_another_architecture_are_fatal() {
+        for architecture in [I386, AARCH64, X86_64] {
+            let is_own =
+                architecture == if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
+            let is_fatal = verdict_for(architecture, libc::SYS_read, &[]) == Verdict::Fatal;
+            assert_eq!(is_fatal, !is_own, "architecture {architecture:#x}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            const X32: c_long = 0x4000_0000;
+            assert_eq!(verdict(X32 | libc::SYS_read, &[]), Verdict::TurnedAway);
+        }
+    }
+
+    #[test]
+    fn what_is_in_no_list_is_turned_away() {
+        for call in [
+            libc::SYS_kill,
+            libc::SYS_memfd_create,
+            libc::SYS_openat2,
+            libc::SYS_prctl,
+            libc::SYS_seccomp,
+            libc::SYS_unlinkat,
+            4095,
+        ] {
+            assert_eq!(verdict(call, &[]), Verdict::TurnedAway, "call {call}");
+        }
+    }
+
+    /// The kernel runs no filter for a call that is always allowed: it keeps a map of them.
+    #[test]
+    fn calls_of_each_connection_are_decided_by_their_number_alone() {
+        for call in [
+            libc::SYS_accept4,
+            libc::SYS_recvfrom,
+            libc::SYS_sendto,
+            libc::SYS_shutdown,
+            libc::SYS_close,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_ctl,
+            libc::SYS_clock_gettime,
+        ] {
+            let expected = Verdict::Allowed { by_number_alone: true };
+            assert_eq!(verdict(call, &[u64::MAX; 6]), expected, "call {call}");
+        }
+    }
+
+    #[test]
+    fn arguments_decide_where_a_call_can_do_harm() {
+        let pid = u64::from(std::process::id());
+        let request = |request| u64::try_from(request).unwrap();
+        let read_write = flags(libc::PROT_READ | libc::PROT_WRITE);
+        let read_execute = flags(libc::PROT_READ | libc::PROT_EXEC);
+        for (call, harmless, harmful) in [
+            (libc::SYS_mmap, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (libc::SYS_mprotect, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (libc::SYS_openat, vec![0, 0, flags(libc::O_CLOEXEC)], vec![0, 0, flags(libc::O_RDWR)]),
+            (libc::SYS_openat, vec![0, 0, flags(libc::O_PATH)], vec![0, 0, flags(libc::O_CREAT)]),
+            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TMPFILE | libc::O_WRONLY)]),
+            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TRUNC)]),
+            (libc::SYS_prlimit64, vec![0, 7, 0, 1], vec![0, 7, 1 << 32, 0]),
+            (libc::SYS_prlimit64, vec![], vec![1, 7, 0, 1]),
+            (libc::SYS_tgkill, vec![pid, pid, 6], vec![1, 1, 6]),
+            (libc::SYS_ioctl, vec![0, request(libc::FIONBIO)], vec![0, request(libc::TIOCSTI)]),
+            (
+                libc::SYS_setsockopt,
+                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_NODELAY)],
+                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_ULP)],
+            ),
+            (
+                libc::SYS_setsockopt,
+                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_LINGER)],
+                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_ATTACH_FILTER)],
+            ),
+        ] {
+            let allowed = Verdict::Allowed { by_number_alone: false };
+            assert_eq!(verdict(call, &harmless), allowed, "call {call} with {harmless:x?}");
+            let turned_away = Verdict::TurnedAway;
+            assert_eq!(verdict(call, &harmful), turned_away, "call {call} with {harmful:x?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! SIGHUP under load: the policy changes between two exchanges and never within one, and a
+//! broken file changes nothing.
+
+mod support;
+
+use std::io::Write;
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
+use support::load::{self, Load, REQUEST, Shape, Sources};
+use support::network::in_a_roomy_network;
+use support::{Setup, figure, set_mode};
+
+const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
+
+#[test]
+fn a_reload_serves_the_new_policy() {
+    let mut daemon = Setup::new().start();
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.write_rules(OTHER_RULES);
+    assert_eq!(daemon.ask(), document(RULES), "nothing changes before the signal");
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(OTHER_RULES));
+}
+
+#[test]
+fn a_reload_takes_in_a_new_drop_in() {
+    let mut daemon = Setup::new().start();
+    daemon.directory.write(
+        "policy.d/game.xml",
+        "<cross-domain-policy>\
+         <allow-access-from domain=\"www.example.org\" to-ports=\"9339\"/>\
+         </cross-domain-policy>",
+    );
+    daemon.reload();
+    let answer = String::from_utf8(daemon.ask()).expect("a document");
+    let rule = "<allow-access-from domain=\"www.example.org\" to-ports=\"9339\"/>";
+    assert!(answer.contains(rule), "{answer}");
+}
+
+#[test]
+fn a_connection_keeps_the_document_it_began_with() {
+    let mut daemon = Setup::new().start();
+    let mut stream = dial(daemon.address());
+    stream.write_all(&REQUEST[..10]).expect("half a request");
+    // The half is accepted for certain once a later exchange has been served.
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.write_rules(OTHER_RULES);
+    daemon.reload();
+    stream.write_all(&REQUEST[10..]).expect("the other half");
+    assert_eq!(read_to_end(&mut stream), document(RULES));
+    assert_eq!(daemon.ask(), document(OTHER_RULES));
+}
+
+#[test]
+fn a_broken_file_keeps_the_old_policy_and_is_logged_with_its_place() {
+    let mut daemon = Setup::new().start();
+    let line = daemon.break_main_file();
+    let mark = daemon.log.mark();
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(RULES));
+    let place = format!("{}:{line}:", daemon.main_file().display());
+    let logged = daemon.log.wait_for_after(mark, &place);
+    let behind = logged.split_once(&place).expect("the place").1;
+    let (column, message) = behind.split_once(": ").expect("a column and a message");
+    assert!(column.parse::<u32>().is_ok_and(|column| column >= 1), "column {column:?}: {logged}");
+    assert!(!message.is_empty(), "{logged}");
+    daemon.wait_for_status("reload failed");
+
+    daemon.write_rules(OTHER_RULES);
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(OTHER_RULES), "a repaired file is taken");
+}
+
+#[test]
+fn a_file_that_others_can_write_is_not_taken() {
+    let mut daemon = Setup::new().start();
+    daemon.write_rules(OTHER_RULES);
+    set_mode(&daemon.main_file(), 0o666);
+    let mark = daemon.log.mark();
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.log.wait_for_after(mark, MAIN_FILE);
+}
+
+#[test]
+fn a_missing_file_keeps_the_old_policy() {
+    let mut daemon = Setup::new().start();
+    std::fs::remove_file(daemon.main_file()).expect("removing the main file");
+    let mark = daemon.log.mark();
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.log.wait_for_after(mark, MAIN_FILE);
+}
+
+#[test]
+fn what_a_reload_cannot_change_is_said_to_need_a_restart() {
+    let mut daemon = Setup::new().start();
+    daemon.replace_in_main_file(
+        &format!("\"{}\"", daemon.address()),
+        &format!("\"{}\", \"127.0.0.1:7843\"", daemon.address()),
+    );
+    let mark = daemon.log.mark();
+    daemon.reload();
+    let line = daemon.log.wait_for_after(mark, "listen");
+    assert!(line.contains("restart"), "{line}");
+    assert_eq!(daemon.ask(), document(RULES));
+}
+
+#[test]
+fn signals_before_a_reload_has_ended_are_not_lost() {
+    let mut daemon = Setup::new().start();
+    daemon.write_rules(OTHER_RULES);
+    for _ in 0..100 {
+        daemon.signal(Signal::SIGHUP);
+    }
+    // Standard signals do not queue: at least the last one finds the daemon reading the new file.
+    daemon.wait_for_state("RELOADING=1");
+    daemon.wait_for_state("READY=1");
+    assert_eq!(daemon.ask(), document(OTHER_RULES));
+}
+
+#[test]
+fn a_thousand_reloads_half_of_them_broken_lose_none_of_100_000_requests() {
+    const RELOADS: usize = 1000;
+    const REQUESTS: usize = 100_000;
+    let test = "a_thousand_reloads_half_of_them_broken_lose_none_of_100_000_requests";
+    in_a_roomy_network(test, || {
+        let mut daemon = Setup::new().start();
+        let documents = [document(RULES), document(OTHER_RULES)];
+        let target = daemon.address();
+        thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                load::run(&Load {
+                    target,
+                    requests: REQUESTS,
+                    concurrency: 64,
+                    shape: Shape::Whole,
+                    sources: Sources::LOOPBACK,
+                    documents: &[&documents[0], &documents[1]],
+                })
+            });
+            let mut settled = 0;
+            for number in 0..RELOADS {
+                match number % 4 {
+                    0 => daemon.write_rules(OTHER_RULES),
+                    2 => daemon.write_rules(RULES),
+                    _ => {
+                        daemon.break_main_file();
+                    }
+                }
+                daemon.reload();
+                if number == RELOADS / 10 {
+                    settled = daemon.status().resident_kib();
+                }
+            }
+            let grown = daemon.status().resident_kib().saturating_sub(settled);
+            let report = client.join().expect("the load");
+            report.assert_all_answered();
+            let [first, second] = report.by_document[..] else { panic!("two documents") };
+            assert!(first > 0 && second > 0, "both policies were served: {first}, {second}");
+            // A leak of one configuration or one document per reload would be a megabyte and more.
+            assert!(grown <= 512, "resident memory grew by {grown} KiB over 900 reloads");
+            figure("reloads-under-load", RELOADS, "reloads");
+            figure("reloads-under-load-answered", report.answered, "requests");
+            figure("reloads-under-load-memory-growth", grown, "KiB");
+        });
+        let mark = daemon.log.mark();
+        daemon.signal(Signal::SIGUSR1);
+        let counters = daemon.log.wait_for_after(mark, "served");
+        let expected = format!("reloads {}, failed reloads {}", RELOADS / 2, RELOADS / 2);
+        assert!(counters.contains(&expected), "{counters}");
+    });
+}

@@ -142,6 +142,8 @@ fn measure(arguments: &Arguments) {
     let extent = if arguments.quick { &QUICK } else { &FULL };
     let answer = document(RULES);
     let workshop = Directory::new();
+    // Before this thread is kept on one of them.
+    let machine = machine();
     let cores = Cores::take();
 
     let mut missing = Vec::new();
@@ -169,10 +171,9 @@ fn measure(arguments: &Arguments) {
                     state::idle_connections(peer, cores, extent.idle_connections, &answer);
             }
         }
-        let own = peers
-            .iter()
-            .zip(&figures)
-            .find(|(peer, _)| matches!(&peer.kind, Kind::Daemon(path) if path.as_os_str() == PROGRAM));
+        let own = peers.iter().zip(&figures).find(
+            |(peer, _)| matches!(&peer.kind, Kind::Daemon(path) if path.as_os_str() == PROGRAM),
+        );
         daemon = own.map(|(peer, figures)| measure_daemon(peer, figures, cores, extent, &answer));
     }
 
@@ -180,7 +181,7 @@ fn measure(arguments: &Arguments) {
         quick: arguments.quick,
         date: output_of("date", &["-u", "+%Y-%m-%d"]),
         commit: output_of("git", &["rev-parse", "--short", "HEAD"]),
-        machine: machine(),
+        machine,
         concurrency: CONCURRENCY,
         requests: extent.requests,
         answer_bytes: answer.len(),

@@ -53,10 +53,7 @@ impl Peer {
         let mut kinds = vec![
             ("bare loop in C".to_owned(), Kind::Bare(&[])),
             ("bare loop, MSG_MORE".to_owned(), Kind::Bare(&["more"])),
-            (
-                "bare loop, MSG_MORE and TCP_DEFER_ACCEPT".to_owned(),
-                Kind::Bare(&["more", "defer"]),
-            ),
+            ("bare loop, MSG_MORE and TCP_DEFER_ACCEPT".to_owned(), Kind::Bare(&["more", "defer"])),
             ("masterpolicyd".to_owned(), daemon),
             ("nginx, stream return".to_owned(), Kind::Nginx),
             ("HAProxy, Lua service".to_owned(), Kind::HaProxy),

@@ -1,12 +1,14 @@
 //! The rounds: every server in turn answers the same load, again and again, so that whatever else
 //! the machine does meanwhile hits them all.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::cores::Cores;
 use crate::peers::{Peer, Running};
+use crate::state::{Calls, IdleConnections};
 use crate::support::load::{self, Load, Shape, Sources};
 use crate::support::network::resets_sent;
 
@@ -19,6 +21,9 @@ pub(crate) struct Figures {
     pub(crate) requests: usize,
     /// Exchanges whose client did not get the whole answer and an orderly end.
     pub(crate) spoiled: usize,
+    /// The first of them, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fault: Option<String>,
     /// Resets that were sent, as the kernel counts them.
     pub(crate) resets: u64,
     /// Of the server, per request.
@@ -39,8 +44,8 @@ pub(crate) struct PeerFigures {
     pub(crate) resident_idle_kib: u64,
     /// Descriptors in use when all is answered, beyond those before.
     pub(crate) descriptors_left: usize,
-    pub(crate) connections: Option<crate::state::IdleConnections>,
-    pub(crate) system_calls: Option<std::collections::BTreeMap<String, f64>>,
+    pub(crate) connections: Option<IdleConnections>,
+    pub(crate) system_calls: Option<BTreeMap<String, Calls>>,
 }
 
 impl PeerFigures {
@@ -79,6 +84,7 @@ pub(crate) fn measure(
     Figures {
         requests,
         spoiled: requests - report.answered,
+        fault: report.failures.into_iter().next(),
         resets: resets_sent() - resets_before,
         cpu_us: microseconds(cpu) / count,
         requests_per_second: count / report.elapsed.as_secs_f64(),
@@ -115,6 +121,9 @@ pub(crate) fn run(
                 "round {round} of {rounds}: {:<42} {:6.2} us of cpu, {:6.0} requests/s, p99 {:5.0} us",
                 peer.name, measured.cpu_us, measured.requests_per_second, measured.p99_us
             ));
+            if let Some(fault) = &measured.fault {
+                crate::tell(format_args!("  {} spoiled, such as: {fault}", measured.spoiled));
+            }
             figures.rounds.push(measured);
         }
     }

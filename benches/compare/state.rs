@@ -33,7 +33,7 @@ const IDLE_SOURCES: Sources = Sources::spread(Ipv4Addr::new(127, 0, 16, 1), 400)
 const BATCH: usize = 1000;
 
 /// Room for so many idle connections, which stay as long as they are wanted here.
-const ROOMY: &str = "[limits]\nconnections = 16384\nrequest-timeout = \"10m\"";
+const ROOMY: &str = "[limits]\nconnections = 16384\nrequest-timeout = \"5m\"";
 
 /// Resident memory with so many connections that have not asked.
 #[derive(Debug, Clone, Serialize)]
@@ -92,13 +92,21 @@ pub(crate) fn idle_connections(
     Some(IdleConnections { count, silent_kib, begun_kib })
 }
 
-/// System calls per request by name, as strace counts them over a short load.
+/// How often a system call is made for one request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Calls {
+    pub(crate) per_request: f64,
+    /// Those that failed, which is mostly that nothing was there yet.
+    pub(crate) failed: f64,
+}
+
+/// System calls by name, as strace counts them over a short load.
 pub(crate) fn system_calls(
     peer: &Peer,
     cores: Cores,
     requests: usize,
     answer: &[u8],
-) -> Option<BTreeMap<String, f64>> {
+) -> Option<BTreeMap<String, Calls>> {
     let strace = find_program("strace")?;
     let server = peer.start(cores, answer);
     let directory = Directory::new();
@@ -132,7 +140,11 @@ pub(crate) fn system_calls(
         let name = *words.last()?;
         // "% time", "------" and "total" frame the rows.
         words[0].parse::<f64>().ok().filter(|_| name != "total")?;
-        Some((name.to_owned(), words[3].parse::<f64>().ok()? / count))
+        let calls = |column: usize| words.get(column).and_then(|it| it.parse::<f64>().ok());
+        let per_request = calls(3)? / count;
+        // The column of errors is empty where there were none.
+        let failed = calls(4).unwrap_or(0.0) / count;
+        Some((name.to_owned(), Calls { per_request, failed }))
     });
     Some(rows.collect())
 }
@@ -223,8 +235,7 @@ pub(crate) fn beside_idle_connections(
     requests: usize,
 ) -> Option<Pair> {
     let answer = document(RULES);
-    let [plain, burdened] =
-        [PORT, PORT + 1].map(|port| daemon_with(ROOMY, RULES, port, cores));
+    let [plain, burdened] = [PORT, PORT + 1].map(|port| daemon_with(ROOMY, RULES, port, cores));
     let _held = hold(&burdened, count, &REQUEST[..10])?;
     let servers = [(&plain, answer.as_slice()), (&burdened, answer.as_slice())];
     Some(in_turns(servers, rounds, requests))

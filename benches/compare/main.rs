@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use cores::Cores;
@@ -139,6 +140,8 @@ fn main() {
 }
 
 fn measure(arguments: &Arguments) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raising it as far as it goes");
     let extent = if arguments.quick { &QUICK } else { &FULL };
     let answer = document(RULES);
     let workshop = Directory::new();

@@ -42,6 +42,8 @@ pub struct PolicyPort {
     pub port: u16,
     /// Who holds it.
     pub listeners: Vec<Listener>,
+    /// What `listen` names and nobody listens on.
+    pub missing: Vec<SocketAddr>,
     /// What was heard there.
     pub answers: Vec<(SocketAddr, Answer)>,
     /// What to think of it.
@@ -90,12 +92,14 @@ impl Answer {
     }
 
     /// Whether it is none, where one was due.
-    fn is_missing(self) -> bool {
+    #[must_use]
+    pub fn is_missing(self) -> bool {
         matches!(self, Self::Silent | Self::Filtered | Self::Refused)
     }
 
     /// Whether somebody took the connection.
-    fn is_taken(self) -> bool {
+    #[must_use]
+    pub fn is_taken(self) -> bool {
         matches!(self, Self::Configured | Self::Other | Self::Silent)
     }
 }
@@ -293,9 +297,12 @@ fn compare_policy_port(
     let can_be_missed = |address: SocketAddr| {
         address.ip() == Ipv6Addr::UNSPECIFIED && heard_at(address) == Some(Answer::Unreachable)
     };
-    let is_missed = |&address: &SocketAddr| {
-        address.port() == port && !is_covered(address) && !can_be_missed(address)
-    };
+    let missing: Vec<_> = listen
+        .iter()
+        .copied()
+        .filter(|address| address.port() == port)
+        .filter(|&address| !is_covered(address) && !can_be_missed(address))
+        .collect();
     let listened: Vec<_> = answers
         .iter()
         .filter(|(address, _)| is_covered(*address))
@@ -308,7 +315,7 @@ fn compare_policy_port(
         PortState::OtherPolicy
     } else if listened.iter().any(|&answer| answer.is_missing()) {
         PortState::Silent
-    } else if listen.iter().any(is_missed) {
+    } else if !missing.is_empty() {
         PortState::NotServed
     } else if listened.contains(&Answer::Configured) {
         PortState::Served
@@ -317,7 +324,7 @@ fn compare_policy_port(
     } else {
         PortState::Held
     };
-    PolicyPort { port, listeners, answers, state }
+    PolicyPort { port, listeners, missing, answers, state }
 }
 
 fn compare_grants(policy: &Policy, listen: &[SocketAddr], listeners: &[Listener]) -> Vec<Grant> {

@@ -187,8 +187,7 @@ fn sockets() -> Result<Vec<Listener>, InventoryError> {
     Ok(listeners)
 }
 
-/// Which process holds each of these sockets. Where several do, the one with the lowest number,
-/// which is the parent of workers; but init only where nobody else does.
+/// Which process holds each of these sockets; where several do, the [`likelier`] one.
 fn processes(inodes: impl Iterator<Item = u64>) -> HashMap<u64, Process> {
     let mut wanted: HashMap<u64, Option<i32>> = inodes.map(|inode| (inode, None)).collect();
     if wanted.is_empty() {
@@ -199,10 +198,7 @@ fn processes(inodes: impl Iterator<Item = u64>) -> HashMap<u64, Process> {
         for descriptor in process.fd().into_iter().flatten().flatten() {
             let FDTarget::Socket(inode) = descriptor.target else { continue };
             let Some(holder) = wanted.get_mut(&inode) else { continue };
-            let rank = |pid: i32| (pid == INIT, pid);
-            if holder.is_none_or(|known| rank(process.pid) < rank(known)) {
-                *holder = Some(process.pid);
-            }
+            *holder = Some(holder.map_or(process.pid, |known| likelier(known, process.pid)));
         }
     }
     wanted
@@ -212,6 +208,13 @@ fn processes(inodes: impl Iterator<Item = u64>) -> HashMap<u64, Process> {
             Some((inode, Process { pid, name: name_of(pid).unwrap_or_default() }))
         })
         .collect()
+}
+
+/// Whom an administrator would name of two processes that hold a socket: the one with the lower
+/// number, which is the parent of workers; but init only where nobody else does.
+fn likelier(one: i32, other: i32) -> i32 {
+    let (low, high) = (one.min(other), one.max(other));
+    if low == INIT { high } else { low }
 }
 
 /// Read as bytes, because a name may be anything.
@@ -313,6 +316,15 @@ mod tests {
         assert!(!socket("[::1]:843").may_cover("127.0.0.1:843".parse().unwrap()));
         assert!(!covers("127.0.0.1:843", "0.0.0.0:843"));
         assert!(!covers("0.0.0.0:843", "127.0.0.1:844"));
+    }
+
+    #[test]
+    fn of_several_holders_the_parent_is_named_but_not_init() {
+        assert_eq!(likelier(812, 815), 812);
+        assert_eq!(likelier(815, 812), 812);
+        assert_eq!(likelier(INIT, 815), 815);
+        assert_eq!(likelier(815, INIT), 815);
+        assert_eq!(likelier(INIT, INIT), INIT);
     }
 
     #[test]

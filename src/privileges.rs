@@ -9,6 +9,7 @@ use std::fmt;
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
+use log::Level;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, ResGid, ResUid, Uid, User};
@@ -188,7 +189,7 @@ fn find_group(name: &str) -> Result<Option<Group>, UserError> {
     Group::from_name(name).map_err(|reason| UserError::Lookup { name: name.to_owned(), reason })
 }
 
-/// What could not be given up, though nothing was wrong; for the caller to log.
+/// What could not be given up, though nothing went wrong; for the caller to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
     /// Started without the right to change them, the process keeps these supplementary groups.
@@ -196,6 +197,17 @@ pub enum Kept {
     /// Started as root without `CAP_SETPCAP`, the process keeps its bounding set. It bounds
     /// only what a program that is executed could gain, and none can be.
     BoundingSet,
+}
+
+impl Kept {
+    /// How much it matters to the administrator.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Groups(_) => Level::Warn,
+            Self::BoundingSet => Level::Info,
+        }
+    }
 }
 
 impl fmt::Display for Kept {
@@ -209,8 +221,7 @@ impl fmt::Display for Kept {
                 f.write_str(": not started as root; run as a user that is in no other group")
             }
             Self::BoundingSet => f.write_str(
-                "cannot empty the capability bounding set: CAP_SETPCAP is missing; \
-                 grant it, or bound the set where the daemon is started",
+                "the capability bounding set stays as it was given: started without CAP_SETPCAP",
             ),
         }
     }

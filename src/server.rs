@@ -43,6 +43,9 @@ const ACCEPT_FAILURES: u32 = 8;
 /// How long a listener pauses. Its edge is not repeated, so nothing but this timer wakes it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a connection is asked about again that the poll called writable and that was not.
+const FALSE_ALARMS: u8 = 16;
+
 /// What is read at a time, into one buffer for all connections. A request is 23 bytes; what comes
 /// with one in the same segment should fit as well.
 const READ_BUFFER: usize = 16 * 1024;
@@ -147,7 +150,8 @@ pub struct Server {
     counters: Counters,
     buffer: Box<[u8]>,
     chatter: Chatter,
-    status_sent: Option<(Instant, u64)>,
+    /// When the service manager was last told how it goes, and how many connections had ended.
+    status_sent: (Instant, u64),
     watchdog_due: Option<Instant>,
     stopping: Option<Instant>,
 }
@@ -171,6 +175,8 @@ struct Connection {
     accepted: Instant,
     talk: Talk,
     interest: Interest,
+    /// How often the poll called it ready and it was not.
+    false_alarms: u8,
 }
 
 /// What is talked about on a connection.
@@ -334,7 +340,7 @@ impl Server {
                 source_limits: Incident::default(),
                 accept_errors: Incident::default(),
             },
-            status_sent: None,
+            status_sent: (Instant::now(), 0),
             stopping: None,
         })
     }
@@ -344,8 +350,8 @@ impl Server {
     /// # Errors
     /// The poll itself fails.
     pub fn run(mut self) -> Result<(), ServerError> {
-        self.notifier.ready(&self.status());
         info!("{}", self.status());
+        self.notifier.ready(&self.status());
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let timeout = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
@@ -418,7 +424,7 @@ impl Server {
         }
         if self.status_due().is_some_and(|due| due <= now) {
             self.notifier.status(&self.status());
-            self.status_sent = Some((now, self.counters.total()));
+            self.status_sent = (now, self.counters.total());
         }
         self.settle_log(now);
     }
@@ -488,7 +494,7 @@ impl Server {
                 (Talk::Metrics { exchange, response: None }, Interest::READABLE)
             }
         };
-        self.keep(Connection { stream, peer, accepted, talk, interest }, accepted);
+        self.keep(Connection { stream, peer, accepted, talk, interest, false_alarms: 0 }, accepted);
         Instant::now()
     }
 
@@ -542,8 +548,14 @@ impl Server {
             },
         };
         match progress {
-            Progress::Blocked(interest) if interest == connection.interest => {}
+            // Reading until it would block arms the edge again. A write that blocks though the
+            // poll called it ready does so too, by the book; asking again costs little, and a
+            // socket that goes on like this has its deadline.
+            Progress::Blocked(interest)
+                if interest == connection.interest
+                    && (interest.is_readable() || connection.false_alarms == FALSE_ALARMS) => {}
             Progress::Blocked(interest) => {
+                connection.false_alarms += u8::from(interest == connection.interest);
                 connection.interest = interest;
                 let registry = self.poll.registry();
                 if registry.reregister(&mut connection.stream, Token(key), interest).is_err() {
@@ -782,29 +794,28 @@ impl Server {
         if !self.notifier.is_connected() {
             return None;
         }
-        match self.status_sent {
-            Some((_, told)) if told == self.counters.total() => None,
-            Some((at, _)) => Some(at + STATUS_INTERVAL),
-            None => (self.counters.total() > 0).then(Instant::now),
-        }
+        let (at, total) = self.status_sent;
+        (total != self.counters.total()).then(|| at + STATUS_INTERVAL)
     }
 
     /// One line about how it goes.
     fn status(&self) -> String {
-        let mut addresses = String::new();
-        for listener in &self.listeners {
-            if !addresses.is_empty() {
-                addresses.push_str(", ");
-            }
-            addresses.push_str(&listener.address.to_string());
+        let addresses = |purpose| {
+            let of_purpose = self.listeners.iter().filter(move |it| it.purpose == purpose);
+            let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
+            addresses.join(", ")
+        };
+        let mut status =
+            format!("serving {} on {}", Rules(self.service.rules), addresses(Purpose::Policy));
+        let metrics = addresses(Purpose::Metrics);
+        if !metrics.is_empty() {
+            status.push_str(", metrics on ");
+            status.push_str(&metrics);
         }
-        format!(
-            "serving {} on {addresses}; {} served, {} not, {} open",
-            Rules(self.service.rules),
-            self.counters.requests(Outcome::Served),
-            self.counters.unserved(),
-            self.connections.len()
-        )
+        let (served, unserved) =
+            (self.counters.requests(Outcome::Served), self.counters.unserved());
+        let open = self.connections.len();
+        status + &format!("; {served} served, {unserved} not, {open} open")
     }
 }
 

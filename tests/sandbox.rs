@@ -153,10 +153,12 @@ const ALLOWED: &[(&str, Attempt)] = &[
     }),
     ("list a directory inside", |scene| {
         let names: Result<Vec<_>, _> = fs::read_dir(&scene.allowed)?.collect();
-        assert_eq!(names?.len(), 2);
+        assert_eq!(names?.len(), 3);
         Ok(())
     }),
     ("resolve a path inside", |scene| fs::canonicalize(scene.allowed.join("file")).map(drop)),
+    // A drop-in is masked by a link to /dev/null, which is a file that may be read alone.
+    ("read a link to /dev/null", |scene| fs::read(scene.allowed.join("mask")).map(drop)),
     ("see who owns a file outside", |scene| fs::metadata(scene.outside.join("file")).map(drop)),
     ("find that a file is missing", |scene| match fs::read(scene.allowed.join("missing")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -232,7 +234,8 @@ fn child() {
     let (_, attempt) = attempts.into_iter().find(|(known, _)| name == *known).unwrap();
     if std::env::var_os(SANDBOXED).is_some() {
         let missing = root.join("missing");
-        match sandbox::apply(Sandbox::Require, &[scene.allowed.clone(), missing.clone()]) {
+        let readable = [scene.allowed.clone(), missing.clone(), PathBuf::from("/dev/null")];
+        match sandbox::apply(Sandbox::Require, &readable) {
             Ok(active) => {
                 assert!(active.is_complete());
                 assert_eq!(active.skipped.len(), 1);
@@ -255,7 +258,7 @@ fn child() {
 
 /// Makes an attempt in a child of its own and in a scene of its own. Returns nothing where the
 /// kernel cannot enforce the sandbox.
-fn attempt(name: &str, sandboxed: bool) -> Option<Outcome> {
+fn attempt(test: &str, name: &str, sandboxed: bool) -> Option<Outcome> {
     let label = format!("sandbox {} {sandboxed} {}", name.replace('/', "_"), std::process::id());
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(label);
     for directory in ["allowed", "outside"] {
@@ -264,6 +267,7 @@ fn attempt(name: &str, sandboxed: bool) -> Option<Outcome> {
     fs::write(root.join("allowed/file"), "inside").unwrap();
     fs::write(root.join("outside/file"), "outside").unwrap();
     symlink("../outside/file", root.join("allowed/link")).unwrap();
+    symlink("/dev/null", root.join("allowed/mask")).unwrap();
 
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -276,18 +280,18 @@ fn attempt(name: &str, sandboxed: bool) -> Option<Outcome> {
     }
     let output = command.output().unwrap();
     fs::remove_dir_all(&root).unwrap();
-    outcome(name, &output)
+    outcome(test, name, &output)
 }
 
-fn outcome(name: &str, output: &Output) -> Option<Outcome> {
+fn outcome(test: &str, name: &str, output: &Output) -> Option<Outcome> {
     if let Some(signal) = output.status.signal() {
         return Some(Outcome::Killed(Signal::try_from(signal).unwrap()));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let said =
-        |what: &str| text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix('\t'));
+        |what: &str| stdout.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix('\t'));
     if let Some(reason) = said("incomplete") {
-        eprintln!("skipped {name}: {reason}");
+        eprintln!("skipped {test} ({name}): {reason}");
         return None;
     }
     if let Some(errno) = said("errno") {
@@ -295,7 +299,7 @@ fn outcome(name: &str, output: &Output) -> Option<Outcome> {
     }
     assert!(
         output.status.success() && said("done").is_some(),
-        "{name}: {text}{}",
+        "{name}: {stdout}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     Some(Outcome::Done)
@@ -303,17 +307,17 @@ fn outcome(name: &str, output: &Output) -> Option<Outcome> {
 
 #[test]
 fn every_attempt_of_an_intruder_fails() {
+    let test = "every_attempt_of_an_intruder_fails";
     for (name, _, expected) in DENIED {
-        let free =
-            attempt(name, false).expect("without the sandbox, nothing is asked of the kernel");
+        let free = attempt(test, name, false).expect("it needs nothing of the kernel");
         if free == *expected {
             assert!(!Uid::effective().is_root(), "{name} ends with {free:?} even without");
             eprintln!(
-                "skipped {name}: not root, so it ends with {free:?} even without the sandbox"
+                "skipped {test} ({name}): not root, so it ends with {free:?} even without the sandbox"
             );
             continue;
         }
-        if let Some(outcome) = attempt(name, true) {
+        if let Some(outcome) = attempt(test, name, true) {
             assert_eq!(outcome, *expected, "{name}");
         }
     }
@@ -322,7 +326,8 @@ fn every_attempt_of_an_intruder_fails() {
 #[test]
 fn everything_that_serving_needs_goes_on_working() {
     for (name, _) in ALLOWED {
-        if let Some(outcome) = attempt(name, true) {
+        if let Some(outcome) = attempt("everything_that_serving_needs_goes_on_working", name, true)
+        {
             assert_eq!(outcome, Outcome::Done, "{name}");
         }
     }
@@ -332,7 +337,7 @@ fn everything_that_serving_needs_goes_on_working() {
 #[test]
 fn aborting_is_told_from_an_attack() {
     let (name, _) = ABORT;
-    if let Some(outcome) = attempt(name, true) {
+    if let Some(outcome) = attempt("aborting_is_told_from_an_attack", name, true) {
         assert_eq!(outcome, Outcome::Killed(Signal::SIGABRT));
     }
 }

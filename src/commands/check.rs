@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{exit_of, print, print_problems};
-use crate::config::{self, Configuration, Problem, Severity, Trust};
+use crate::config::{self, Configuration, Masked, Problem, Severity, Trust};
 use crate::exit::Exit;
 
 /// Exits 0 when the configuration is sound, warnings or not, 1 when it has problems and 2 when
@@ -22,12 +22,20 @@ pub fn run(path: &Path, json: bool) -> Exit {
         print_json(problems);
     } else {
         print_problems(&mut io::stdout().lock(), problems);
+        print_masked(loaded.as_ref().map_or(&[], |configuration| &configuration.masked));
         print(
             &mut io::stdout().lock(),
             format_args!("{}\n", summary(loaded.as_ref().ok(), problems)),
         );
     }
     exit
+}
+
+/// Names the drop-ins that do not count. They are no problem: whoever masks a file means it.
+fn print_masked(masked: &[Masked]) {
+    for file in masked {
+        print(&mut io::stdout().lock(), format_args!("{file}\n"));
+    }
 }
 
 /// What it all comes to, in one line.

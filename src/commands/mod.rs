@@ -1,10 +1,14 @@
 //! The commands: for each the order of things, and what is printed. Answers go to standard
 //! output, diagnostics to standard error; a reader that has gone away is no failure.
 
+pub mod audit;
 pub mod check;
 pub mod completions;
+pub mod explain;
+pub mod probe;
 pub mod serve;
 pub mod show;
+mod terminal;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -18,7 +18,7 @@ use crate::cli::Cli;
 use crate::config::{self, Configuration, Problems, Sandbox, Settings, Trust};
 use crate::exit::Exit;
 use crate::inventory;
-use crate::listen::{self, BindError, Bound, Inherited, Origin};
+use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
@@ -58,11 +58,11 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let bound = bind(&settings)?;
     let notifier = Notifier::from_env()?;
     exchange_with_store(&notifier, &bound);
-    let listening = take_up(bound, &notifier);
+    let listening = take_up(bound, &settings, &notifier);
     let capacity = capacity(settings.limits.connections)?;
 
     for kept in privileges::drop_for_good(&identity)? {
-        warn!("{kept}");
+        log::log!(kept.level(), "{kept}");
     }
     warn_unreadable(&configuration, &identity);
 
@@ -98,7 +98,9 @@ fn bind(settings: &Settings) -> Result<Bound, BindError> {
             .map(|process| process.to_string())
             .collect()
     };
-    let bound = listen::bind(&settings.listen, Inherited::from_env()?, &holders)?;
+    let addresses: Vec<_> =
+        settings.listen.iter().copied().chain(settings.metrics_listen).collect();
+    let bound = listen::bind(&addresses, Inherited::from_env()?, &holders)?;
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -116,19 +118,22 @@ fn exchange_with_store(notifier: &Notifier, bound: &Bound) {
     }
 }
 
-fn take_up(bound: Bound, notifier: &Notifier) -> Vec<Listening> {
+fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listening> {
     let mut listening = Vec::with_capacity(bound.sockets.len());
-    for socket in bound.sockets {
-        if let Err(error) = listen::defer_accept(&socket.socket) {
-            // It saves work, no more.
-            info!("{}: no TCP_DEFER_ACCEPT: {error}", socket.address);
+    for ListeningSocket { socket, address, origin } in bound.sockets {
+        let purpose = if settings.metrics_listen == Some(address) {
+            Purpose::Metrics
+        } else {
+            Purpose::Policy
+        };
+        if purpose == Purpose::Policy {
+            if let Err(error) = listen::defer_accept(&socket) {
+                // It saves work, no more.
+                info!("{address}: no TCP_DEFER_ACCEPT: {error}");
+            }
         }
-        listening.push(Listening {
-            socket: socket.socket,
-            address: socket.address,
-            purpose: Purpose::Policy,
-            is_kept: socket.origin == Origin::SocketUnit || notifier.is_connected(),
-        });
+        let is_kept = origin == Origin::SocketUnit || notifier.is_connected();
+        listening.push(Listening { socket, address, purpose, is_kept });
     }
     listening
 }
@@ -206,6 +211,7 @@ fn changed_for_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("group", old.group != new.group),
         ("sandbox", old.sandbox != new.sandbox),
         ("policy-dirs", old.policy_dirs != new.policy_dirs),
+        ("metrics.listen", old.metrics_listen != new.metrics_listen),
     ]
     .into_iter()
     .filter_map(|(key, changed)| changed.then_some(key))
@@ -222,6 +228,8 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
     };
     let mut directories = BTreeSet::from([parent(main)]);
     directories.extend(configuration.settings.policy_dirs.iter().cloned());
+    // What a link to it masks is a drop-in.
+    directories.insert(PathBuf::from("/dev/null"));
     // A drop-in may be a link to a file elsewhere.
     directories.extend(
         configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::problem::{Place, Problem, Severity};
+use super::problem::{Escaped, Place, Problem, Severity};
 
 /// What was found in the policy directories.
 #[derive(Default)]
@@ -26,6 +27,13 @@ pub struct Masked {
     pub path: PathBuf,
     /// The file of the same name that is read instead.
     pub by: PathBuf,
+}
+
+impl fmt::Display for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, by) = (self.path.to_string_lossy(), self.by.to_string_lossy());
+        write!(f, "{}: not read, masked by {}", Escaped(&path), Escaped(&by))
+    }
 }
 
 /// What a drop-in is written in.

@@ -22,7 +22,7 @@ fn warning(spot: &Spot, message: impl Into<String>) -> Problem {
 /// Rules that grant everything to everyone.
 pub(super) fn open_doors(rules: &[PlacedRule]) -> impl Iterator<Item = Problem> {
     rules.iter().filter(|placed| grants_everything(&placed.rule)).map(|placed| {
-        warning(&placed.spot, "this rule lets every domain connect to every port of this host")
+        warning(&placed.spot, "this rule grants every port of this host to every domain")
     })
 }
 

@@ -40,8 +40,8 @@ const TOP_LEVEL: [&str; 8] = [
 pub(super) struct MainFile {
     pub(super) settings: Settings,
     pub(super) rules: Vec<PlacedRule>,
-    /// Where its top-level keys stand.
-    pub(super) keys: BTreeMap<String, Spot>,
+    /// Where the values of its top-level keys stand.
+    pub(super) values: BTreeMap<String, Spot>,
 }
 
 /// Reads the main file at `path`, whose relative `policy-dirs` are meant from where it lies.
@@ -77,10 +77,17 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("policy-dirs", &mut settings.policy_dirs, faults, policy_dirs);
     top.read("limits", &mut settings.limits, faults, limits);
     top.read("log", &mut settings.log, faults, log);
+    settings.metrics_listen = top.read_optional("metrics", faults, metrics);
+    if let (Some(address), Some(value)) = (settings.metrics_listen, top.get("metrics")) {
+        if settings.listen.contains(&address) {
+            let start = value.span().start;
+            faults.add(start, format_args!("{address} is to serve the policy already"));
+        }
+    }
     let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
-    let keys = top.spots(text);
+    let values = top.spots(text);
     top.finish(&[], faults);
-    MainFile { settings, rules, keys }
+    MainFile { settings, rules, values }
 }
 
 fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
@@ -113,6 +120,19 @@ fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {
     section.read("requests", &mut log.requests, faults, boolean);
     section.finish(&TOP_LEVEL, faults);
     Some(log)
+}
+
+fn metrics(value: &Value<'_>, faults: &mut Faults) -> Option<SocketAddr> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, [metrics]", value);
+        return None;
+    };
+    let mut section = Section::new("[metrics]", table);
+    let listen = section.read_optional("listen", faults, |value, faults| {
+        parsed::<ListenAddress>(value, faults).map(|ListenAddress(address)| address)
+    });
+    section.finish(&TOP_LEVEL, faults);
+    listen
 }
 
 /// The log levels as they are written.
@@ -243,11 +263,15 @@ impl FromStr for ListenAddress {
                 _ => Ok(Self(address)),
             };
         }
+        let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
+        // `::1:843` is an address too, but hardly the one that is meant.
+        if let (Ok(address), Ok(MASTER_PORT..)) = (address.parse::<Ipv6Addr>(), port.parse()) {
+            return Err(ListenError::NoBrackets(address, port.to_owned()));
+        }
         if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
             return Err(ListenError::NoPort(address));
         }
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
         if !is_number(port) {
             return Err(ListenError::NotAnAddress(text.to_owned()));
         }
@@ -285,6 +309,8 @@ mod tests {
             error("2001:db8:0:0:0:0:0:1:843"),
             ListenError::NoBrackets("2001:db8::1".parse().unwrap(), own("843"))
         );
+        assert_eq!(error("::1:843"), ListenError::NoBrackets("::1".parse().unwrap(), own("843")));
+        assert_eq!(error("fe80::1:2"), ListenError::NoPort("fe80::1:2".parse().unwrap()));
         assert_eq!(error("127.0.0.1:0"), ListenError::Port(own("0")));
         assert_eq!(error("127.0.0.1:65536"), ListenError::Port(own("65536")));
         assert_eq!(error("[::1]:65536"), ListenError::Port(own("65536")));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
-mod duration;
+pub(crate) mod duration;
 mod lint;
 mod main_file;
 mod problem;
@@ -58,6 +58,16 @@ impl Configuration {
     }
 }
 
+impl Masked {
+    /// The rules it would contribute if it counted, as far as they can be read.
+    #[must_use]
+    pub fn rules(&self) -> Vec<(Rule, Place)> {
+        let Ok(Some(source)) = source::read(&self.path) else { return Vec::new() };
+        let (rules, _) = read_rules(&source);
+        rules.into_iter().map(|placed| (placed.rule, placed.spot.place)).collect()
+    }
+}
+
 /// Reads the main file at `path` and every drop-in that counts.
 ///
 /// # Errors
@@ -73,6 +83,13 @@ pub fn load(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
 /// As [`load`].
 pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
     Loader::new(path, trust).load(Purpose::Serve)
+}
+
+/// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it
+/// tells nothing of drop-ins, and nothing of who may write what.
+#[must_use]
+pub fn judge_text(path: &Path, text: &str) -> Vec<Problem> {
+    main_file::read(path, text).1
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,7 +147,8 @@ impl<'a> Loader<'a> {
     }
 
     fn open_main_file(&mut self) -> Result<Source, Problem> {
-        let Some(source) = source::read(self.path)? else {
+        let Some(source) = source::read(self.path)?.filter(|source| !source.bytes.is_empty())
+        else {
             // It was lost, not left empty: nobody writes a configuration that says nothing.
             return Err(Problem::about(
                 self.path,
@@ -158,7 +176,7 @@ impl<'a> Loader<'a> {
     /// Finds out the uid of the user that the daemon becomes, if that can be known.
     fn judge_user(&mut self, main: &MainFile, purpose: Purpose) -> Option<u32> {
         let is_started_as_root = self.trust.starting_uid == 0;
-        let spot = main.keys.get("user");
+        let spot = main.values.get("user");
         let (Some(user), Some(spot)) = (&main.settings.user, spot) else {
             if spot.is_none() && is_started_as_root && purpose == Purpose::Serve {
                 self.problems.push(Problem::about(
@@ -216,23 +234,19 @@ impl<'a> Loader<'a> {
     }
 
     fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
-        let (rules, problems) = match (Format::of(&source.path), source.utf8()) {
-            (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
-            (_, Ok(text)) => rules::read_toml(&source.path, text),
-            (_, Err(problem)) => (Vec::new(), vec![problem]),
-        };
+        let (rules, problems) = read_rules(source);
         self.problems.extend(problems);
         rules
     }
 
     fn judge_ceiling(&mut self, main: &MainFile, rules: &[PlacedRule]) {
         let ceiling = &main.settings.grantable_ports;
-        let Some(key) = main.keys.get("grantable-ports") else { return };
+        let Some(spot) = main.values.get("grantable-ports") else { return };
         let beyond = rules.iter().filter(|placed| !ceiling.covers(&placed.rule.ports));
         self.problems.extend(beyond.map(|placed| {
             let message = format!(
                 "this rule grants {}, more than the grantable-ports \"{ceiling}\" of {}",
-                placed.rule.ports, key.place
+                placed.rule.ports, spot.place
             );
             Problem::at(Severity::Error, &placed.spot, message)
         }));
@@ -249,8 +263,21 @@ impl<'a> Loader<'a> {
         self.problems.extend(lint::open_doors(rules));
         self.problems.extend(lint::low_ports(rules, listen));
         self.problems.extend(lint::useless(rules, repeated));
-        self.problems.extend(lint::void_rules(rules, *meta_policy, main.keys.get("meta-policy")));
+        self.problems.extend(lint::void_rules(rules, *meta_policy, main.values.get("meta-policy")));
         self.problems.extend(lint::large_document(document, Place::start_of(self.path)));
+    }
+}
+
+/// The rules of a drop-in, in whichever format its name tells, and what is wrong with them.
+fn read_rules(source: &Source) -> (Vec<PlacedRule>, Vec<Problem>) {
+    // An empty file masks another one of its name, and is neither TOML nor XML.
+    if source.bytes.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    match (Format::of(&source.path), source.utf8()) {
+        (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
+        (_, Ok(text)) => rules::read_toml(&source.path, text),
+        (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
 }
 

@@ -113,7 +113,7 @@ impl fmt::Display for Problem {
 }
 
 /// Text from a file on its way to a terminal or a log: what would move the cursor is escaped.
-struct Escaped<'a>(&'a str);
+pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

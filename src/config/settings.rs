@@ -31,6 +31,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is logged.
     pub log: LogSettings,
+    /// Where the metrics are served; nowhere unless set.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             .to_vec(),
             limits: Limits::default(),
             log: LogSettings::default(),
+            metrics_listen: None,
         }
     }
 }

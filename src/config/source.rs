@@ -61,8 +61,8 @@ impl Source {
     }
 }
 
-/// Opens and reads `path`, refusing without blocking what is not a regular file. `None` is an
-/// empty file or a link to /dev/null.
+/// Opens and reads `path`, refusing without blocking what is not a regular file. `None` is
+/// /dev/null, which a link that masks a drop-in leads to.
 pub(super) fn read(path: &Path) -> Result<Option<Source>, Problem> {
     let unread = |error: std::io::Error| Problem::unread(path, format!("cannot read: {error}"));
     let file = OpenOptions::new()
@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Source>, Problem> {
     }
     let bytes = read_bounded(&file).map_err(unread)?.ok_or_else(too_large)?;
     let source = Source { path: path.to_owned(), bytes, metadata };
-    Ok(Some(source).filter(|source| !source.bytes.is_empty()))
+    Ok(Some(source))
 }
 
 /// All that `file` holds, or nothing if it has grown past [`MAX_FILE_SIZE`] since it was opened.
@@ -174,58 +174,34 @@ impl Guard {
     pub(super) fn judge_directory(&mut self, directory: &Path) -> Option<Problem> {
         let real = fs::canonicalize(directory).ok()?;
         let metadata = fs::metadata(&real).ok()?;
-        if !self.judged.insert(real.clone()) {
-            return None;
-        }
-        self.judge(&real, &metadata)
+        self.judged.insert(real).then(|| self.judge(directory, &metadata)).flatten()
     }
 
     fn judge(&self, path: &Path, metadata: &Metadata) -> Option<Problem> {
-        let owner = metadata.uid();
-        let (what, remedy) = if metadata.is_dir() {
-            ("directory", "; whoever can write it can replace the policy")
-        } else {
-            ("file", "")
-        };
-        if self.service_uid == Some(owner) {
-            return Some(Problem::about(
-                path,
-                format!(
-                    "this {what} belongs to the user that the daemon runs as (uid {owner}), who \
-                     must not be able to write the policy; chown root {}",
-                    path.display()
-                ),
-            ));
-        }
-        if owner != 0 && owner != self.starting_uid {
-            return Some(Problem::about(
-                path,
-                format!(
-                    "this {what} belongs to uid {owner}, who is neither root nor the user that \
-                     masterpolicyd is started as (uid {}); chown root {}",
-                    self.starting_uid,
-                    path.display()
-                ),
-            ));
-        }
-        let mode = metadata.mode();
-        let is_sticky_directory = metadata.is_dir() && mode & STICKY != 0;
-        if mode & OTHERS_WRITE == 0 || is_sticky_directory {
-            return None;
-        }
-        let who = match mode & OTHERS_WRITE {
-            0o020 => "its group",
-            0o002 => "others",
-            _ => "its group and others",
-        };
-        Some(Problem::about(
-            path,
+        let what = if metadata.is_dir() { "directory" } else { "file" };
+        let (fault, remedy) =
+            self.fault_of_owner(metadata.uid()).or_else(|| fault_of_mode(metadata))?;
+        let message = format!("this {what} {fault}; {remedy} {}", path.display());
+        Some(Problem::about(path, message))
+    }
+
+    /// What is wrong with an owner, and the remedy.
+    fn fault_of_owner(&self, owner: u32) -> Option<(String, &'static str)> {
+        let fault = if self.service_uid == Some(owner) {
             format!(
-                "this {what} can be written by {who} (mode {:04o}){remedy}; chmod go-w {}",
-                mode & 0o7777,
-                path.display()
-            ),
-        ))
+                "belongs to the user that the daemon runs as (uid {owner}), who must not be able \
+                 to write the policy"
+            )
+        } else if owner != 0 && owner != self.starting_uid {
+            format!(
+                "belongs to uid {owner}, who is neither root nor the user that masterpolicyd is \
+                 started as (uid {})",
+                self.starting_uid
+            )
+        } else {
+            return None;
+        };
+        Some((fault, "chown root"))
     }
 
     /// A warning if a reload, which happens as the service user, could surely not read the file.
@@ -246,6 +222,28 @@ impl Guard {
         );
         Some(Problem::new(Severity::Warning, Place::start_of(path), message))
     }
+}
+
+/// What is wrong with a mode, and the remedy. In a sticky directory nobody can replace what
+/// belongs to another.
+fn fault_of_mode(metadata: &Metadata) -> Option<(String, &'static str)> {
+    let mode = metadata.mode();
+    if metadata.is_dir() && mode & STICKY != 0 {
+        return None;
+    }
+    let who = match mode & OTHERS_WRITE {
+        0 => return None,
+        0o020 => "its group",
+        0o002 => "others",
+        _ => "its group and others",
+    };
+    let mode = mode & 0o7777;
+    let fault = if metadata.is_dir() {
+        format!("lets {who} replace the files in it (mode {mode:04o})")
+    } else {
+        format!("can be written by {who} (mode {mode:04o})")
+    };
+    Some((fault, "chmod go-w"))
 }
 
 /// Whether `uid` surely lacks a permission. Which groups it is in is not known here, except that

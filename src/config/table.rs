@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use toml::Spanned;
@@ -51,8 +52,8 @@ fn kind(value: &Value<'_>) -> &'static str {
     }
 }
 
-/// Parses a file and hands its top table to `read`. What the syntax errors of a line made of its
-/// value is not worth telling, so other faults in that line are dropped.
+/// Parses a file and hands its top table to `read`. What is left of a line with a syntax error is
+/// not worth judging, nor are the keys below a header with one.
 pub(super) fn parse<T>(
     source: &str,
     text: &Text<'_>,
@@ -61,19 +62,40 @@ pub(super) fn parse<T>(
     let (table, errors) = DeTable::parse_recoverable(source);
     let mut faults = Faults::default();
     let result = read(table.get_ref(), &mut faults);
-    let broken: Vec<_> = errors
+    let offsets: Vec<_> = errors
         .iter()
-        .map(|error| error.span().map_or(source.len(), |span| span.start))
-        .map(|offset| (text.at(offset).place.line, offset))
+        .map(|error| error.span().map_or(source.len(), |span| span.start.min(source.len())))
         .collect();
-    faults.0.retain(|&(offset, _)| {
-        let line = text.at(offset).place.line;
-        broken.iter().all(|&(broken, _)| broken != line)
-    });
-    for (error, (_, offset)) in errors.iter().zip(broken) {
-        faults.add(offset, error.message());
+    let spoilt: Vec<_> = offsets.iter().map(|&offset| spoilt_by(source, offset)).collect();
+    faults.0.retain(|(offset, _)| !spoilt.iter().any(|range| range.contains(offset)));
+    for (error, offset) in errors.iter().zip(offsets) {
+        faults.add(offset, syntax_message(error.message(), &source[offset..]));
     }
     (result, faults.into_problems(text))
+}
+
+/// What a syntax error at `offset` makes unreliable: its line, and all below if that is a header.
+fn spoilt_by(source: &str, offset: usize) -> Range<usize> {
+    let start = source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+    let is_header = source[start..].trim_start().starts_with('[');
+    let end = if is_header { "\n[" } else { "\n" };
+    start..source[offset..].find(end).map_or(source.len(), |length| offset + length + 1)
+}
+
+/// What a syntax error is about; `rest` is the text from its place on.
+fn syntax_message<'a>(message: &'a str, rest: &str) -> &'a str {
+    // A word without quotes is taken for what its first letter might begin, and nothing at all
+    // for such a word.
+    if ["string values must be quoted", "invalid float, expected `", "invalid boolean"]
+        .iter()
+        .any(|guess| message.starts_with(guess))
+    {
+        if rest.trim_start_matches(' ').starts_with(['\r', '\n', '#']) || rest.trim().is_empty() {
+            return "the value is missing";
+        }
+        return "strings stand in quotes";
+    }
+    message
 }
 
 /// A table while its keys are read; what nobody has asked for at the end is unknown.
@@ -138,11 +160,11 @@ impl<'t, 'i> Section<'t, 'i> {
         }
     }
 
-    /// Where the keys stand that are there.
+    /// Where the values of all keys stand.
     pub(super) fn spots(&self, text: &Text<'_>) -> BTreeMap<String, Spot> {
         self.table
             .iter()
-            .map(|(key, _)| (key.get_ref().to_string(), text.at(key.span().start)))
+            .map(|(key, value)| (key.get_ref().to_string(), text.at(value.span().start)))
             .collect()
     }
 }

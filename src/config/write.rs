@@ -43,7 +43,11 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
         .into_iter()
         .find(|&(_, level)| level == settings.log.level)
         .map_or("info", |(word, _)| word);
-    writeln!(f, "\n[log]\nlevel = \"{level}\"\nrequests = {}", settings.log.requests)
+    writeln!(f, "\n[log]\nlevel = \"{level}\"\nrequests = {}", settings.log.requests)?;
+    match settings.metrics_listen {
+        Some(address) => writeln!(f, "\n[metrics]\nlisten = \"{address}\""),
+        None => Ok(()),
+    }
 }
 
 /// A text as a TOML basic string.

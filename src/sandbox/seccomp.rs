@@ -81,22 +81,23 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_getuid,
-];
-
-/// Calls that newer processors have no number for, since others replace them. musl and
-/// mio go on making them.
-#[cfg(target_arch = "x86_64")]
-const ALLOWED_LEGACY: &[c_long] = &[
+    // What newer processors have no number for, since others replace it. mio and musl go on
+    // using it where it is.
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_time,
 ];
-#[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_LEGACY: &[c_long] = &[];
 
 /// Whoever makes one of these has taken over the process. `prctl` and `seccomp` are none of
 /// them, as the second filter is set up under the first.
@@ -106,6 +107,10 @@ const FATAL: &[c_long] = &[
     libc::SYS_execveat,
     libc::SYS_clone,
     libc::SYS_clone3,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -153,6 +158,8 @@ const FATAL: &[c_long] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,
+    // The libc crate does not have it for musl on every processor.
+    #[cfg(any(target_arch = "x86_64", target_env = "gnu"))]
     libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
@@ -164,13 +171,13 @@ const FATAL: &[c_long] = &[
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_userfaultfd,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
 ];
-
-#[cfg(target_arch = "x86_64")]
-const FATAL_LEGACY: &[c_long] =
-    &[libc::SYS_fork, libc::SYS_vfork, libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt];
-#[cfg(not(target_arch = "x86_64"))]
-const FATAL_LEGACY: &[c_long] = &[];
 
 /// Restricts the calling thread.
 pub(super) fn restrict() -> Result<(), Missing> {
@@ -199,8 +206,8 @@ fn missing(error: seccompiler::Error) -> Missing {
 
 fn filters(architecture: TargetArch) -> Result<(BpfProgram, BpfProgram), BackendError> {
     let whatever = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
-    let fatal: Rules = whatever(&[FATAL, FATAL_LEGACY].concat());
-    let mut allowed: Rules = whatever(&[ALLOWED, ALLOWED_LEGACY].concat());
+    let fatal: Rules = whatever(FATAL);
+    let mut allowed: Rules = whatever(ALLOWED);
     allowed.append(&mut allowed_if()?);
 
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
@@ -365,11 +372,10 @@ mod tests {
     #[test]
     fn no_call_is_both_allowed_and_fatal() {
         let conditional = allowed_if().unwrap().into_keys();
-        let allowed: BTreeSet<_> =
-            ALLOWED.iter().chain(ALLOWED_LEGACY).copied().chain(conditional).collect();
-        let fatal: BTreeSet<_> = FATAL.iter().chain(FATAL_LEGACY).copied().collect();
+        let allowed: BTreeSet<_> = ALLOWED.iter().copied().chain(conditional).collect();
+        let fatal: BTreeSet<_> = FATAL.iter().copied().collect();
         assert_eq!(allowed.intersection(&fatal).count(), 0);
-        assert_eq!(fatal.len(), FATAL.len() + FATAL_LEGACY.len(), "each is listed once");
+        assert_eq!(fatal.len(), FATAL.len(), "each is listed once");
     }
 
     #[test]
@@ -384,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_only_an_intruder_does_is_fatal_whatever_the_arguments() {
-        for call in FATAL.iter().chain(FATAL_LEGACY) {
+        for call in FATAL {
             assert_eq!(verdict(*call, &[]), Verdict::Fatal, "call {call}");
             assert_eq!(verdict(*call, &[u64::MAX; 6]), Verdict::Fatal, "call {call}");
         }
@@ -430,6 +436,8 @@ mod tests {
             libc::SYS_sendto,
             libc::SYS_shutdown,
             libc::SYS_close,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait,
             libc::SYS_epoll_pwait,
             libc::SYS_epoll_ctl,
             libc::SYS_clock_gettime,
@@ -442,7 +450,7 @@ mod tests {
     #[test]
     fn arguments_decide_where_a_call_can_do_harm() {
         let pid = u64::from(std::process::id());
-        let request = |request| u64::try_from(request).unwrap();
+        let request = |request| u64::from(u32::try_from(request).unwrap());
         let read_write = flags(libc::PROT_READ | libc::PROT_WRITE);
         let read_execute = flags(libc::PROT_READ | libc::PROT_EXEC);
         for (call, harmless, harmful) in [

@@ -1,0 +1,452 @@
+//! `audit`: asks the host what listens and the policy ports what they give out, has
+//! [`audit::compare`] judge, and prints it as a table, as plain lines or as JSON.
+//!
+//! It changes nothing: besides reading, it sends a policy request to this host's own policy
+//! ports, as any player does.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::explain::RuleRecord;
+use super::terminal::{Terminal, Tone};
+use super::{load, print, print_json};
+use crate::audit::{self, Answer, Audit, Grant, GrantState, PolicyPort, PortState, REDIRECT_PORT};
+use crate::cli;
+use crate::config::Configuration;
+use crate::document::Document;
+use crate::exit::Exit;
+use crate::inventory::{self, Listener};
+use crate::policy::{MASTER_PORT, MetaPolicy};
+
+/// What a player sends, its NUL included.
+const REQUEST: &[u8] = b"<policy-file-request/>\0";
+
+/// A player gives up on port 843 after this long, so that a later answer is none.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Prints the answer: 0 policy and host agree, 1 they differ, 2 that could not be told.
+#[must_use]
+pub fn run(config: &Path, asked: cli::Audit) -> Exit {
+    // Whatever is wrong with it, the question stays open.
+    let Ok(configuration) = load(config) else { return Exit::Unknown };
+    let listeners = match inventory::listeners() {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            print(&mut io::stderr().lock(), format_args!("{error}\n"));
+            return Exit::Unknown;
+        }
+    };
+    let Configuration { settings, policy, document, .. } = &configuration;
+    let addresses = audit::addresses_to_ask(&settings.listen, &listeners);
+    let answers = ask_each(&addresses, document);
+    let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
+    let exit = if audit.differences() == 0 { Exit::Success } else { Exit::Negative };
+    if asked.json {
+        print_json(&Record::new(&audit, &configuration));
+    } else {
+        let rows = rows(&audit, &configuration);
+        let differences = audit.differences();
+        let text = Text { rows: &rows, differences, terminal: Terminal::of_stdout() };
+        print(&mut io::stdout().lock(), format_args!("{text}"));
+    }
+    exit
+}
+
+/// Asks all at once, so that silent ones cost their time together.
+fn ask_each(addresses: &[SocketAddr], policy: &Document) -> Vec<(SocketAddr, Answer)> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = addresses
+            .iter()
+            .map(|&address| (address, scope.spawn(move || ask(address, policy))))
+            .collect();
+        asked
+            .into_iter()
+            .map(|(address, answer)| (address, answer.join().unwrap_or(Answer::Unreachable)))
+            .collect()
+    })
+}
+
+/// Asks one address for its policy, and compares that with what it ought to be.
+fn ask(address: SocketAddr, policy: &Document) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Answer::Refused,
+                ErrorKind::TimedOut => Answer::Filtered,
+                _ => Answer::Unreachable,
+            };
+        }
+    };
+    // Where nobody listens, a port that connections may start from can meet itself.
+    if stream.local_addr().is_ok_and(|own| own == address) {
+        return Answer::Refused;
+    }
+    let mut heard = Vec::new();
+    // However the exchange ends, what was heard until then is the answer.
+    let _ = exchange(&mut stream, deadline, policy.bytes().len(), &mut heard);
+    if heard.is_empty() {
+        Answer::Silent
+    } else if heard == policy.bytes() {
+        Answer::Configured
+    } else {
+        Answer::Other
+    }
+}
+
+/// Sends the request, and reads up to a NUL or until more than `expected` bytes have come.
+fn exchange(
+    stream: &mut TcpStream,
+    deadline: Instant,
+    expected: usize,
+    heard: &mut Vec<u8>,
+) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(REQUEST)?;
+    let mut buffer = [0; 4096];
+    while heard.len() <= expected && heard.last() != Some(&0) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            count => heard.extend_from_slice(&buffer[..count]),
+        }
+    }
+    Ok(())
+}
+
+/// A line of the table.
+struct Row {
+    about: &'static str,
+    ports: String,
+    state: &'static str,
+    tone: Option<Tone>,
+    listeners: String,
+    note: String,
+}
+
+const HEADINGS: [&str; 5] = ["ABOUT", "PORTS", "STATE", "LISTENING", "NOTE"];
+
+/// The column of the state, which has a colour.
+const STATE: usize = 2;
+
+impl Row {
+    fn cells(&self) -> [&str; 5] {
+        [self.about, &self.ports, self.state, &self.listeners, &self.note]
+    }
+}
+
+/// The answer as lines.
+struct Text<'a> {
+    rows: &'a [Row],
+    differences: usize,
+    terminal: Terminal,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.terminal.aligned {
+            self.write_table(f)?;
+        } else {
+            for row in self.rows {
+                let cells = row.cells().map(|cell| if cell.is_empty() { "-" } else { cell });
+                writeln!(f, "{}", cells.join("\t"))?;
+            }
+        }
+        let agree = |tone, word| self.terminal.paint(tone, word);
+        match self.differences {
+            0 => writeln!(f, "{}: policy and host agree", agree(Tone::Good, "agree")),
+            1 => writeln!(f, "{}: policy and host differ in 1 place", agree(Tone::Bad, "differ")),
+            count => writeln!(
+                f,
+                "{}: policy and host differ in {count} places",
+                agree(Tone::Bad, "differ")
+            ),
+        }
+    }
+}
+
+impl Text<'_> {
+    fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut widths = HEADINGS.map(str::len);
+        for row in self.rows {
+            for (width, cell) in widths.iter_mut().zip(row.cells()) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let pad = |cell: &str, column: usize| format!("{cell:<0$}  ", widths[column]);
+        let mut line = String::new();
+        for (column, heading) in HEADINGS.iter().enumerate() {
+            line += &pad(heading, column);
+        }
+        writeln!(f, "{}", self.terminal.paint(Tone::Faint, line.trim_end()))?;
+        for row in self.rows {
+            line.clear();
+            for (column, cell) in row.cells().into_iter().enumerate() {
+                let padded = pad(cell, column);
+                match row.tone {
+                    Some(tone) if column == STATE => line += &self.terminal.paint(tone, &padded),
+                    _ => line += &padded,
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
+    let mut rows: Vec<_> = audit.policy_ports.iter().map(policy_port_row).collect();
+    for grant in &audit.grants {
+        push_grant_rows(&mut rows, grant, configuration);
+    }
+    if configuration.policy.meta_policy == MetaPolicy::None {
+        rows.push(Row {
+            about: "granted",
+            ports: String::new(),
+            state: "nothing",
+            tone: None,
+            listeners: String::new(),
+            note: "the meta-policy is none, so that no rule counts".into(),
+        });
+    }
+    for listeners in by_port(&audit.ungranted) {
+        rows.push(Row {
+            about: "not granted",
+            ports: listeners[0].address.port().to_string(),
+            state: "listening",
+            tone: None,
+            listeners: describe_each(listeners),
+            note: String::new(),
+        });
+    }
+    rows
+}
+
+fn policy_port_row(port: &PolicyPort) -> Row {
+    let tone = match port.state {
+        PortState::Served => Some(Tone::Good),
+        state => state.is_difference().then_some(Tone::Bad),
+    };
+    Row {
+        about: "policy port",
+        ports: port.port.to_string(),
+        state: port.state.code(),
+        tone,
+        listeners: describe_each(&port.listeners),
+        note: policy_port_note(port),
+    }
+}
+
+fn policy_port_note(port: &PolicyPort) -> String {
+    let answering = |wanted: &dyn Fn(SocketAddr, Answer) -> bool| {
+        let found = port.answers.iter().filter(|(address, answer)| wanted(*address, *answer));
+        found.map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    match port.state {
+        PortState::Redirected => {
+            let stray = answering(&|address, answer| {
+                answer.is_taken() && !port.listeners.iter().any(|own| own.may_cover(address))
+            });
+            format!(
+                "{stray} answers though nothing listens there: a redirect is in the way; find it \
+                 with nft list ruleset and iptables-save -t nat, remove it, and let listen name \
+                 port {}",
+                port.port
+            )
+        }
+        PortState::OtherPolicy => format!(
+            "{} gives out something else than the configured policy; reload masterpolicyd, or \
+             stop what listens there",
+            answering(&|_, answer| answer == Answer::Other)
+        ),
+        PortState::Silent => format!(
+            "{} gives out no policy, and players wait {} seconds for one; restart masterpolicyd, \
+             or stop what listens there",
+            answering(&|_, answer| answer.is_missing()),
+            PATIENCE.as_secs()
+        ),
+        PortState::NotServed => {
+            let missing: Vec<_> = port.missing.iter().map(SocketAddr::to_string).collect();
+            format!("nothing listens on {}; start masterpolicyd", missing.join(", "))
+        }
+        PortState::Served => "gives out the configured policy".into(),
+        PortState::Held if port.port == REDIRECT_PORT => {
+            format!("not in listen; redirects from {MASTER_PORT} often end here")
+        }
+        PortState::Held => "not in listen".into(),
+        PortState::Free => String::new(),
+    }
+}
+
+fn push_grant_rows(rows: &mut Vec<Row>, grant: &Grant, configuration: &Configuration) {
+    let place = &configuration.places[grant.rules[0]];
+    let mut granted_at = format!("granted at {place}");
+    if grant.rules.len() > 1 {
+        // Writing to a string does not fail.
+        let _ = write!(granted_at, " and {} more", grant.rules.len() - 1);
+    }
+    let is_range = grant.ports.count() > 1;
+    let note = match grant.state {
+        GrantState::Listening if is_range => {
+            format!(
+                "{} of {} ports in use; {granted_at}",
+                grant.ports_in_use(),
+                grant.ports.count()
+            )
+        }
+        GrantState::Listening => granted_at,
+        GrantState::LoopbackOnly => format!(
+            "{granted_at}, and only this host can connect; bind the service to an outside address"
+        ),
+        GrantState::Idle => {
+            format!("{granted_at}, and nothing listens; start the service or remove the rule")
+        }
+    };
+    let tone = if grant.state.is_difference() { Tone::Bad } else { Tone::Good };
+    rows.push(Row {
+        about: "granted",
+        ports: grant.ports.to_string(),
+        state: grant.state.code(),
+        tone: Some(tone),
+        listeners: if is_range { String::new() } else { describe_each(&grant.listeners) },
+        note,
+    });
+    if is_range {
+        rows.extend(by_port(&grant.listeners).map(|listeners| Row {
+            about: "granted",
+            ports: listeners[0].address.port().to_string(),
+            state: "in-range",
+            tone: None,
+            listeners: describe_each(listeners),
+            note: format!("of {}", grant.ports),
+        }));
+    }
+}
+
+/// The inventory is in the order of ports.
+fn by_port(listeners: &[Listener]) -> impl Iterator<Item = &[Listener]> {
+    listeners.chunk_by(|one, other| one.address.port() == other.address.port())
+}
+
+fn describe_each(listeners: &[Listener]) -> String {
+    listeners.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+fn describe(listener: &Listener) -> String {
+    match &listener.process {
+        Some(process) => format!("{} {process}", listener.address),
+        None => format!("{} uid={}", listener.address, listener.uid),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Record {
+    agree: bool,
+    differences: usize,
+    meta_policy: &'static str,
+    policy_ports: Vec<PolicyPortRecord>,
+    granted: Vec<GrantRecord>,
+    not_granted: Vec<ListenerRecord>,
+}
+
+#[derive(Serialize)]
+struct PolicyPortRecord {
+    port: u16,
+    state: &'static str,
+    difference: bool,
+    listeners: Vec<ListenerRecord>,
+    answers: Vec<AnswerRecord>,
+}
+
+#[derive(Serialize)]
+struct AnswerRecord {
+    address: String,
+    answer: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct GrantRecord {
+    ports: String,
+    state: &'static str,
+    difference: bool,
+    ports_granted: u32,
+    ports_in_use: usize,
+    rules: Vec<RuleRecord>,
+    listeners: Vec<ListenerRecord>,
+}
+
+#[derive(Serialize)]
+struct ListenerRecord {
+    address: String,
+    port: u16,
+    uid: u32,
+    pid: Option<i32>,
+    process: Option<String>,
+}
+
+impl Record {
+    fn new(audit: &Audit, configuration: &Configuration) -> Self {
+        let Configuration { policy, places, .. } = configuration;
+        let granted = audit.grants.iter().map(|grant| GrantRecord {
+            ports: grant.ports.to_string(),
+            state: grant.state.code(),
+            difference: grant.state.is_difference(),
+            ports_granted: grant.ports.count(),
+            ports_in_use: grant.ports_in_use(),
+            rules: grant
+                .rules
+                .iter()
+                .map(|&rule| RuleRecord::new(&policy.rules[rule], &places[rule]))
+                .collect(),
+            listeners: ListenerRecord::of_each(&grant.listeners),
+        });
+        let policy_ports = audit.policy_ports.iter().map(|port| PolicyPortRecord {
+            port: port.port,
+            state: port.state.code(),
+            difference: port.state.is_difference(),
+            listeners: ListenerRecord::of_each(&port.listeners),
+            answers: port
+                .answers
+                .iter()
+                .map(|(address, answer)| AnswerRecord {
+                    address: address.to_string(),
+                    answer: answer.code(),
+                })
+                .collect(),
+        });
+        Self {
+            agree: audit.differences() == 0,
+            differences: audit.differences(),
+            meta_policy: policy.meta_policy.as_str(),
+            policy_ports: policy_ports.collect(),
+            granted: granted.collect(),
+            not_granted: ListenerRecord::of_each(&audit.ungranted),
+        }
+    }
+}
+
+impl ListenerRecord {
+    fn of_each(listeners: &[Listener]) -> Vec<Self> {
+        let record = |listener: &Listener| Self {
+            address: listener.address.ip().to_string(),
+            port: listener.address.port(),
+            uid: listener.uid,
+            pid: listener.process.as_ref().map(|process| process.pid),
+            process: listener.process.as_ref().map(|process| process.name.clone()),
+        };
+        listeners.iter().map(record).collect()
+    }
+}

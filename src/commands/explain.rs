@@ -1,0 +1,467 @@
+//! `explain`: what a player would decide about the configured policy, which rule of which line
+//! decided, and if it was refused, what was missing and how to grant it.
+//!
+//! The verdict is [`Policy::decide`]'s; this file adds where the rules came from, and the files
+//! that were not read because another has their name.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::terminal::{Terminal, Tone};
+use super::{load, print, print_json};
+use crate::cli;
+use crate::config::{Configuration, Masked, Place, Settings};
+use crate::exit::Exit;
+use crate::policy::{
+    Domain, FIRST_UNPRIVILEGED_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
+    PortSet, Reason, Rule, Verdict,
+};
+
+/// How many near misses are printed; the JSON has all of them.
+const SHOWN: usize = 5;
+
+/// Prints the answer: 0 allowed, 1 refused, 2 when the configuration does not tell.
+#[must_use]
+pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
+    // Whatever is wrong with it, the question stays open.
+    let Ok(configuration) = load(config) else { return Exit::Unknown };
+    let connection =
+        Connection { origin: &asked.origin, port: asked.port, policy_port: asked.policy_port };
+    let masked = masked_rules(&configuration);
+    let Configuration { settings, policy, places, .. } = &configuration;
+    let explanation = Explanation::find(policy, places, &masked, &connection);
+    if asked.json {
+        print_json(&explanation.record());
+    } else {
+        let remedy = explanation.remedy(settings, config, &connection);
+        let text = Text {
+            explanation: &explanation,
+            connection: &connection,
+            remedy: &remedy,
+            meta_policy: policy.meta_policy,
+            terminal: Terminal::of_stdout(),
+        };
+        print(&mut io::stdout().lock(), format_args!("{text}"));
+    }
+    explanation.exit()
+}
+
+/// What a player wants to know.
+struct Connection<'a> {
+    origin: &'a Origin,
+    port: u16,
+    /// Where the policy came from.
+    policy_port: u16,
+}
+
+impl Connection<'_> {
+    /// Whether the policy comes from a port that may not grant this one.
+    fn is_out_of_reach(&self) -> bool {
+        self.port < FIRST_UNPRIVILEGED_PORT && self.policy_port >= FIRST_UNPRIVILEGED_PORT
+    }
+}
+
+/// A rule of a file that was not read.
+struct MaskedRule {
+    rule: Rule,
+    place: Place,
+    /// The file of the same name that was read instead.
+    by: PathBuf,
+}
+
+/// The verdict, with the rules it is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Explanation<'a> {
+    Allowed {
+        rule: &'a Rule,
+        place: &'a Place,
+    },
+    /// The near misses, the most useful first.
+    Refused {
+        reason: Reason,
+        near: Vec<Near<'a>>,
+    },
+}
+
+/// A rule that would grant the connection but for one thing.
+#[derive(Debug, PartialEq, Eq)]
+struct Near<'a> {
+    rule: &'a Rule,
+    place: &'a Place,
+    lacks: Shortfall<'a>,
+}
+
+/// The one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shortfall<'a> {
+    /// The rule itself falls short.
+    Rule(Lack),
+    /// The meta-policy makes every rule void.
+    MetaPolicy,
+    /// Its file is not read, because of this one.
+    Masked(&'a Path),
+}
+
+impl Shortfall<'_> {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Rule(lack) => lack.code(),
+            Self::MetaPolicy => "meta-policy",
+            Self::Masked(_) => "masked",
+        }
+    }
+}
+
+/// A path on its way to a terminal.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().escape_debug().to_string()
+}
+
+impl fmt::Display for Shortfall<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(lack) => lack.fmt(f),
+            Self::MetaPolicy => f.write_str("grants it, but the meta-policy makes it void"),
+            Self::Masked(by) => {
+                write!(f, "would grant it, but {} masks its file", escaped(by))
+            }
+        }
+    }
+}
+
+impl<'a> Explanation<'a> {
+    fn find(
+        policy: &'a Policy,
+        places: &'a [Place],
+        masked: &'a [MaskedRule],
+        connection: &Connection<'_>,
+    ) -> Self {
+        let decide = |policy: &Policy| {
+            policy.decide(connection.origin, connection.port, connection.policy_port)
+        };
+        let at = |index: usize| (&policy.rules[index], &places[index]);
+        let (reason, misses) = match decide(policy) {
+            Verdict::Allowed { rule } => {
+                let (rule, place) = at(rule);
+                return Self::Allowed { rule, place };
+            }
+            Verdict::Refused { reason, near } => (reason, near),
+        };
+        let near_of = |NearMiss { rule, lacks }| {
+            let (rule, place) = at(rule);
+            Near { rule, place, lacks: Shortfall::Rule(lacks) }
+        };
+        let mut near: Vec<_> = misses.into_iter().map(near_of).collect();
+        if reason == Reason::MetaPolicyNone {
+            // What else is in the way shows only where the meta-policy is not.
+            match decide(&Policy { meta_policy: MetaPolicy::All, rules: policy.rules.clone() }) {
+                Verdict::Allowed { rule } => {
+                    let (rule, place) = at(rule);
+                    near.push(Near { rule, place, lacks: Shortfall::MetaPolicy });
+                }
+                Verdict::Refused { near: misses, .. } => {
+                    near.extend(misses.into_iter().map(near_of));
+                }
+            }
+        }
+        for MaskedRule { rule, place, by } in masked {
+            let alone = Policy { meta_policy: policy.meta_policy, rules: vec![rule.clone()] };
+            if matches!(decide(&alone), Verdict::Allowed { .. }) {
+                near.push(Near { rule, place, lacks: Shortfall::Masked(by) });
+            }
+        }
+        near.sort_by_key(|near| near.rank(connection));
+        Self::Refused { reason, near }
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Allowed { .. } => Exit::Success,
+            Self::Refused { .. } => Exit::Negative,
+        }
+    }
+
+    fn record(&self) -> Record {
+        match self {
+            Self::Allowed { rule, place } => Record {
+                verdict: "allowed",
+                reason: "rule",
+                rule: Some(RuleRecord::new(rule, place)),
+                near: Vec::new(),
+            },
+            Self::Refused { reason, near } => Record {
+                verdict: "refused",
+                reason: reason.code(),
+                rule: None,
+                near: near.iter().map(Near::record).collect(),
+            },
+        }
+    }
+
+    /// What to do so that the connection is allowed; nothing when it is.
+    fn remedy(&self, settings: &Settings, main_file: &Path, connection: &Connection<'_>) -> Remedy {
+        let mut remedy = Remedy::default();
+        let Self::Refused { reason, near } = self else { return remedy };
+        let main_file = escaped(main_file);
+        if *reason == Reason::MetaPolicyNone {
+            remedy.steps.push(format!("in {main_file}, set meta-policy = \"master-only\""));
+        }
+        if connection.is_out_of_reach() {
+            remedy.steps.push(format!(
+                "serve the policy from a port below {FIRST_UNPRIVILEGED_PORT}: in {main_file}, set \
+                 listen = [\"0.0.0.0:{MASTER_PORT}\", \"[::]:{MASTER_PORT}\"]"
+            ));
+        }
+        match near.first().map(|near| near.lacks) {
+            // The rule is there, and nothing else is in its way.
+            Some(Shortfall::MetaPolicy | Shortfall::Rule(Lack::LowPort)) => return remedy,
+            Some(Shortfall::Masked(by)) => {
+                let by = escaped(by);
+                remedy.steps.push(format!("remove {by}, or write the rule there too"));
+                return remedy;
+            }
+            Some(Shortfall::Rule(Lack::Secure)) => {
+                remedy.steps.push("load the content over https; or, less safe:".to_owned());
+            }
+            _ => {}
+        }
+        let ceiling = &settings.grantable_ports;
+        if !ceiling.contains(connection.port) {
+            let port = connection.port;
+            remedy
+                .steps
+                .push(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
+        }
+        remedy.steps.push(format!("add to {main_file}, or to a drop-in:"));
+        let domain = match &connection.origin.host {
+            Host::Name(name) => Domain::Name(name.clone()),
+            Host::Address(address) => Domain::Address(*address),
+        };
+        remedy.rule = PortSet::from_ranges([connection.port.into()]).map(|ports| Rule {
+            domain,
+            ports,
+            secure: connection.origin.secure,
+        });
+        remedy
+    }
+}
+
+/// What to do so that a connection is allowed.
+#[derive(Debug, Default)]
+struct Remedy {
+    /// A line each.
+    steps: Vec<String>,
+    /// The rule that the last step tells to add.
+    rule: Option<Rule>,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        let Some(Rule { domain, ports, secure }) = &self.rule else { return Ok(()) };
+        // Not indented, so that it can be copied as it is.
+        writeln!(f, "\n[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"")?;
+        if *secure { writeln!(f, "secure = true") } else { Ok(()) }
+    }
+}
+
+impl Near<'_> {
+    /// How much there is to learn from it; the lower, the more.
+    fn rank(&self, connection: &Connection<'_>) -> (u8, Reverse<usize>, u16) {
+        let kinship = shared_labels(&self.rule.domain, &connection.origin.host);
+        let lack = match self.lacks {
+            Shortfall::Masked(_) => 0,
+            Shortfall::MetaPolicy => 1,
+            Shortfall::Rule(Lack::LowPort) => 2,
+            Shortfall::Rule(Lack::Secure) => 3,
+            Shortfall::Rule(Lack::Port) if self.rule.domain != Domain::Any => 4,
+            // Another name of the same site is a likelier slip than a port for everybody.
+            Shortfall::Rule(Lack::Domain) if kinship > 1 => 5,
+            Shortfall::Rule(Lack::Port) => 6,
+            Shortfall::Rule(Lack::Domain) => 7,
+        };
+        let distances = self.rule.ports.ranges().iter().map(|range| {
+            range
+                .low()
+                .saturating_sub(connection.port)
+                .max(connection.port.saturating_sub(range.high()))
+        });
+        (lack, Reverse(kinship), distances.min().unwrap_or_default())
+    }
+
+    fn record(&self) -> NearRecord {
+        let mut rule = RuleRecord::new(self.rule, self.place);
+        if let Shortfall::Masked(by) = self.lacks {
+            rule.masked_by = Some(by.display().to_string());
+        }
+        NearRecord { rule, lacks: self.lacks.code() }
+    }
+}
+
+/// How many labels two names have in common, counted from their ends.
+fn shared_labels(domain: &Domain, host: &Host) -> usize {
+    let (Domain::Name(own) | Domain::Subdomains(own), Host::Name(name)) = (domain, host) else {
+        return 0;
+    };
+    own.rsplit('.').zip(name.rsplit('.')).take_while(|(own, name)| own == name).count()
+}
+
+#[derive(Serialize)]
+struct Record {
+    verdict: &'static str,
+    reason: &'static str,
+    rule: Option<RuleRecord>,
+    near: Vec<NearRecord>,
+}
+
+#[derive(Serialize)]
+struct NearRecord {
+    rule: RuleRecord,
+    lacks: &'static str,
+}
+
+/// A rule and its place, as every command prints it in JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct RuleRecord {
+    domain: String,
+    to_ports: String,
+    secure: bool,
+    path: String,
+    line: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masked_by: Option<String>,
+}
+
+impl RuleRecord {
+    pub(super) fn new(rule: &Rule, place: &Place) -> Self {
+        Self {
+            domain: rule.domain.to_string(),
+            to_ports: rule.ports.to_string(),
+            secure: rule.secure,
+            path: place.path.display().to_string(),
+            line: place.line,
+            masked_by: None,
+        }
+    }
+}
+
+/// The answer as a person reads it.
+struct Text<'a> {
+    explanation: &'a Explanation<'a>,
+    connection: &'a Connection<'a>,
+    remedy: &'a Remedy,
+    meta_policy: MetaPolicy,
+    terminal: Terminal,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection { origin, port, .. } = self.connection;
+        match self.explanation {
+            Explanation::Allowed { rule, place } => {
+                let allowed = self.terminal.paint(Tone::Good, "allowed");
+                writeln!(f, "{allowed}: {origin} may connect to port {port}")?;
+                writeln!(f, "  {place}: {rule}")
+            }
+            Explanation::Refused { reason, near } => {
+                let refused = self.terminal.paint(Tone::Bad, "refused");
+                writeln!(f, "{refused}: {origin} may not connect to port {port}: {reason}")?;
+                for Near { rule, place, lacks } in near.iter().take(SHOWN) {
+                    writeln!(f, "  {place}: {rule}: {lacks}")?;
+                }
+                if near.len() > SHOWN {
+                    writeln!(f, "  and {} more", near.len() - SHOWN)?;
+                }
+                if self.meta_policy == MetaPolicy::All {
+                    writeln!(
+                        f,
+                        "the meta-policy is all, so a policy on port {port} itself may still allow it"
+                    )?;
+                }
+                write!(f, "to allow it:\n{}", self.remedy)
+            }
+        }
+    }
+}
+
+/// What the files that were not read would have granted.
+fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
+    let rules_of = |masked: &Masked| {
+        let by = masked.by.clone();
+        let located = masked.rules().into_iter();
+        located.map(move |(rule, place)| MaskedRule { rule, place, by: by.clone() })
+    };
+    configuration.masked.iter().flat_map(rules_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(domain: &str, ports: &str) -> Rule {
+        Rule { domain: domain.parse().unwrap(), ports: ports.parse().unwrap(), secure: false }
+    }
+
+    fn places(count: usize) -> Vec<Place> {
+        let place = |line| Place { path: "a.toml".into(), line, column: 1 };
+        (1..).map(place).take(count).collect()
+    }
+
+    /// The lines of the near misses, in the order in which they are told.
+    fn near(rules: &[(&str, &str)], origin: &str, port: u16) -> Vec<(u32, &'static str)> {
+        let rules: Vec<_> = rules.iter().map(|(domain, ports)| rule(domain, ports)).collect();
+        let places = places(rules.len());
+        let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules };
+        let origin = origin.parse().unwrap();
+        let connection = Connection { origin: &origin, port, policy_port: MASTER_PORT };
+        match Explanation::find(&policy, &places, &[], &connection) {
+            Explanation::Refused { near, .. } => {
+                near.iter().map(|near| (near.place.line, near.lacks.code())).collect()
+            }
+            allowed @ Explanation::Allowed { .. } => panic!("{allowed:?}"),
+        }
+    }
+
+    #[test]
+    fn the_likeliest_slip_comes_first() {
+        let told = near(
+            &[
+                ("other.test", "5000"),
+                ("*", "80"),
+                ("www.example.com", "5000"),
+                ("*.example.com", "9000"),
+                ("game.example.com", "9000"),
+                ("*.example.com", "5001-5009"),
+            ],
+            "game.example.com",
+            5000,
+        );
+        assert_eq!(
+            told,
+            [(5, "port"), (6, "port"), (4, "port"), (3, "domain"), (2, "port"), (1, "domain")]
+        );
+    }
+
+    #[test]
+    fn addresses_are_no_relatives() {
+        let told = near(&[("192.0.2.2", "5000"), ("a.test", "5000")], "192.0.2.1", 5000);
+        assert_eq!(told, [(1, "domain"), (2, "domain")]);
+    }
+
+    #[test]
+    fn a_range_is_as_near_as_its_nearest_end() {
+        let told = near(
+            &[("a.test", "1-4000,9000"), ("a.test", "5010-65535"), ("a.test", "4999")],
+            "a.test",
+            5000,
+        );
+        assert_eq!(told, [(3, "port"), (2, "port"), (1, "port")]);
+    }
+}

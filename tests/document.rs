@@ -1,0 +1,236 @@
+//! Documents there and back, and texts that were made to hurt whoever reads them.
+
+#![expect(clippy::unwrap_used, reason = "in a test, what is not there is a failure")]
+
+mod scratch;
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use masterpolicyd::config::{self, Configuration, Settings, Trust};
+use masterpolicyd::document::{self, Document, FindingKind, Parsed};
+use masterpolicyd::policy::{MetaPolicy, Policy, PortSet, Rule};
+use nix::time::{ClockId, clock_gettime};
+use proptest::prelude::*;
+use scratch::Scratch;
+
+fn domains() -> impl Strategy<Value = String> {
+    let name = "[a-z0-9_]([a-z0-9_-]{0,8}[a-z0-9])?(\\.[a-z0-9]{1,8}){0,3}\\.[a-z]{2,6}";
+    prop_oneof![
+        Just("*".to_owned()),
+        name.prop_map(|name| name),
+        name.prop_map(|name| format!("*.{name}")),
+        any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<std::net::Ipv6Addr>().prop_map(|address| address.to_string()),
+    ]
+}
+
+fn port_sets() -> impl Strategy<Value = PortSet> {
+    let range = (1..=u16::MAX, 0..=200u16).prop_map(|(low, more)| {
+        let high = low.saturating_add(more);
+        if low == high { low.to_string() } else { format!("{low}-{high}") }
+    });
+    prop_oneof![
+        1 => Just("*".to_owned()),
+        9 => prop::collection::vec(range, 1..6).prop_map(|ranges| ranges.join(",")),
+    ]
+    .prop_map(|text| text.parse().unwrap())
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    (domains(), port_sets(), any::<bool>()).prop_map(|(domain, ports, secure)| Rule {
+        domain: domain.parse().unwrap(),
+        ports,
+        secure,
+    })
+}
+
+/// Policies whose rules are all different, as the loader makes them.
+fn policies() -> impl Strategy<Value = Policy> {
+    let rules = prop::collection::vec(rules(), 0..12).prop_map(|mut rules| {
+        let mut seen = std::collections::HashSet::new();
+        rules.retain(|rule| seen.insert(rule.clone()));
+        rules
+    });
+    (prop::sample::select(&MetaPolicy::EVERY[..]), rules)
+        .prop_map(|(meta_policy, rules)| Policy { meta_policy, rules })
+}
+
+fn policy_of(parsed: Parsed) -> Policy {
+    Policy {
+        meta_policy: parsed.meta_policy.unwrap(),
+        rules: parsed.rules.into_iter().map(|placed| placed.rule).collect(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_policy_written_and_read_is_the_same_policy(policy in policies()) {
+        let parsed = document::parse(Document::encode(&policy, false).bytes());
+        prop_assert!(!parsed.has_error(), "{:?}", parsed.findings);
+        prop_assert_eq!(policy_of(parsed), policy);
+    }
+
+    #[test]
+    fn expanded_ranges_grant_the_same_ports(policy in policies()) {
+        let parsed = document::parse(Document::encode(&policy, true).bytes());
+        prop_assert!(!parsed.has_error(), "{:?}", parsed.findings);
+        for (expanded, rule) in policy_of(parsed).rules.iter().zip(&policy.rules) {
+            prop_assert!(expanded.covers(rule) && rule.covers(expanded), "{} {}", expanded, rule);
+        }
+    }
+
+    #[test]
+    fn a_configuration_shown_and_loaded_is_the_same_policy(policy in policies()) {
+        let scratch = Scratch::new();
+        let configuration = Configuration {
+            settings: Settings {
+                meta_policy: policy.meta_policy,
+                policy_dirs: Vec::new(),
+                user: Some("q\"u\\o\u{7f}te\n".to_owned()),
+                ..Settings::default()
+            },
+            places: vec![config::Place::start_of("a\nb".as_ref()); policy.rules.len()],
+            document: Document::encode(&policy, false),
+            policy,
+            warnings: Vec::new(),
+            files: Vec::new(),
+            masked: Vec::new(),
+        };
+        let path = scratch.file("masterpolicyd.toml", configuration.to_toml());
+        let trust = Trust { lookup: &|_| Some(54_321), ..Trust::of_this_process() };
+        let loaded = config::load(&path, &trust).unwrap();
+        prop_assert_eq!(loaded.policy, configuration.policy);
+        prop_assert_eq!(loaded.settings, configuration.settings);
+        prop_assert_eq!(loaded.document, configuration.document);
+    }
+
+    #[test]
+    fn no_text_whatever_makes_the_reader_panic(text in any::<Vec<u8>>()) {
+        let _ = document::parse(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_document_makes_the_reader_panic(
+        policy in policies(),
+        at in any::<prop::sample::Index>(),
+        damage in prop::collection::vec(any::<u8>(), 0..4),
+    ) {
+        let mut bytes = Document::encode(&policy, false).bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes.splice(at..=at, damage);
+        for finding in document::parse(&bytes).findings {
+            prop_assert!(finding.line >= 1 && finding.column >= 1, "{:?}", finding);
+        }
+    }
+}
+
+/// Processor time of this thread, which other tests do not use up.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// A megabyte is read in a fraction of a second; what this catches would take minutes, or never
+/// end, or overflow the stack.
+fn parse_in_time(text: &str) -> Parsed {
+    let started = cpu_time();
+    let parsed = document::parse(text.as_bytes());
+    let taken = cpu_time().saturating_sub(started);
+    assert!(taken < Duration::from_secs(5), "took {taken:?}");
+    parsed
+}
+
+fn finding_of_hostile(text: &str) -> document::Finding {
+    let parsed = parse_in_time(text);
+    assert_eq!(parsed.rules, []);
+    let finding = parsed.findings.into_iter().find(|finding| finding.kind.is_error()).unwrap();
+    assert_eq!(finding.kind, FindingKind::NotXml, "{finding:?}");
+    finding
+}
+
+const MEGABYTE: usize = 1024 * 1024;
+
+#[test]
+fn a_million_elements_nested_in_each_other_are_refused() {
+    let open = "<a>".repeat(MEGABYTE / 3);
+    let finding = finding_of_hostile(&format!("<cross-domain-policy>{open}"));
+    assert_eq!(finding.message, "more than 65536 elements, texts and comments");
+    let (open, close) = ("<a>".repeat(MEGABYTE / 7), "</a>".repeat(MEGABYTE / 7));
+    finding_of_hostile(&format!("<cross-domain-policy>{open}{close}</cross-domain-policy>"));
+}
+
+#[test]
+fn deep_nesting_within_bounds_is_one_finding() {
+    let (open, close) = ("<a>".repeat(60_000), "</a>".repeat(60_000));
+    let text = format!("<cross-domain-policy>{open}{close}</cross-domain-policy>");
+    let parsed = parse_in_time(&text);
+    assert_eq!(parsed.findings.len(), 1, "{:?}", parsed.findings);
+    assert_eq!(parsed.findings[0].message, "unknown element <a>");
+}
+
+#[test]
+fn an_entity_that_multiplies_is_refused() {
+    let mut text = "<!DOCTYPE a [<!ENTITY e0 \"ha\">".to_owned();
+    for level in 1..10 {
+        let inner = format!("&e{};", level - 1).repeat(10);
+        write!(text, "<!ENTITY e{level} \"{inner}\">").unwrap();
+    }
+    text += "]><cross-domain-policy>&e9;</cross-domain-policy>";
+    let finding = finding_of_hostile(&text);
+    assert_eq!(finding.message, "the entity \"e0\" is not expanded; write what it stands for");
+}
+
+#[test]
+fn a_long_entity_referred_to_often_is_refused() {
+    let entity = "a".repeat(MEGABYTE / 2);
+    let references = "&e;".repeat(MEGABYTE / 6);
+    for content in [
+        references.clone(),
+        format!("<allow-access-from domain=\"{references}\"/>"),
+        format!("<!-- --><![CDATA[<!--]]>{references}"),
+    ] {
+        finding_of_hostile(&format!(
+            "<?a <!-- ?><!DOCTYPE a SYSTEM '<!--' [<!ENTITY e '{entity}'>]>\
+             <cross-domain-policy>{content}</cross-domain-policy>"
+        ));
+    }
+}
+
+#[test]
+fn an_external_entity_is_never_fetched() {
+    let text = "<!DOCTYPE a [\n<!ENTITY e SYSTEM \"file:///etc/hostname\">]>\
+                <cross-domain-policy>\n&e;</cross-domain-policy>";
+    let finding = finding_of_hostile(text);
+    assert_eq!((finding.line, finding.column), (3, 1));
+    assert!(finding.message.contains("\"e\" is not expanded"), "{finding:?}");
+    let text = "<!DOCTYPE a [<!ENTITY % e SYSTEM \"file:///etc/hostname\"> %e;]><a/>";
+    finding_of_hostile(text);
+}
+
+#[test]
+fn namespaces_declared_in_each_other_are_refused() {
+    let open: String = (0..MEGABYTE / 16).fold(String::new(), |mut text, number| {
+        write!(text, "<a xmlns:n{number}=\"u\">").unwrap();
+        text
+    });
+    let finding = finding_of_hostile(&format!("<cross-domain-policy>{open}"));
+    assert_eq!(finding.message, "more than 32 namespace declarations");
+}
+
+#[test]
+fn a_hundred_thousand_attributes_of_one_element_are_refused() {
+    let attributes: String = (0..100_000).fold(String::new(), |mut text, number| {
+        write!(text, " a{number}= ''").unwrap();
+        text
+    });
+    let finding = finding_of_hostile(&format!("<cross-domain-policy{attributes}/>"));
+    assert_eq!(finding.message, "more than 256 attributes in one element");
+}
+
+#[test]
+fn a_long_line_that_is_wrong_throughout_is_read_in_no_time() {
+    let text = format!("<cross-domain-policy>{}</cross-domain-policy>", "<ä/>".repeat(60_000));
+    let parsed = parse_in_time(&text);
+    assert_eq!(parsed.findings.len(), 60_000);
+    assert_eq!(parsed.findings[59_999].column, 22 + 59_999 * 4);
+}

@@ -21,6 +21,11 @@ impl Cores {
         Self { pair }
     }
 
+    /// The same for a server that shares the client's processor.
+    pub(crate) fn beside_the_client(self) -> Self {
+        Self { pair: self.pair.map(|(client, _)| (client, client)) }
+    }
+
     /// Starts a server: what `start` spawns inherits the server's processor.
     pub(crate) fn with_server<T>(self, start: impl FnOnce() -> T) -> T {
         let Some((client, server)) = self.pair else { return start() };

@@ -1,12 +1,13 @@
 //! `make bench`: the daemon beside its peers, and beside the least that the kernel asks for.
 //!
 //! It measures, in a network namespace of its own, and writes the figures as JSON;
-//! scripts/bench-report makes the page and the chart of them.
+//! benches/report.py makes the page and the chart of them.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod cores;
+mod decisions;
 mod peers;
 mod rounds;
 mod state;
@@ -17,12 +18,13 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use cores::Cores;
-use peers::{Kind, Peer};
+use decisions::Decisions;
+use peers::Peer;
 use rounds::{Figures, PeerFigures};
 use support::Directory;
 use support::daemon::{PROGRAM, RULES, document};
@@ -34,9 +36,9 @@ struct Arguments {
     /// A minute instead of ten: too few requests for anything but a first impression
     #[arg(long)]
     quick: bool,
-    /// The rounds alone
+    /// Just this part; the page stays as it is
     #[arg(long)]
-    rounds_only: bool,
+    only: Option<Part>,
     /// Another build of the daemon to be measured beside it
     #[arg(long, value_name = "NAME=PROGRAM", value_parser = named_program)]
     beside: Vec<(String, PathBuf)>,
@@ -49,6 +51,16 @@ struct Arguments {
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Every server in turn
+    Rounds,
+    /// Memory, system calls, start, reload, many rules
+    State,
+    /// Floods, listeners, workers
+    Decisions,
 }
 
 fn named_program(text: &str) -> Result<(String, PathBuf), String> {
@@ -113,6 +125,8 @@ struct Results {
     peers: Vec<PeerFigures>,
     #[serde(skip_serializing_if = "Option::is_none")]
     daemon: Option<DaemonFigures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decisions: Option<Decisions>,
 }
 
 /// What is measured of the daemon alone.
@@ -162,10 +176,11 @@ fn measure(arguments: &Arguments) {
         }
     }
 
-    let mut figures =
-        rounds::run(&peers, cores, extent.rounds, extent.requests, CONCURRENCY, &answer);
+    let is_wanted = |part| arguments.only.is_none_or(|only| only == part);
+    let rounds = if is_wanted(Part::Rounds) { extent.rounds } else { 0 };
+    let mut figures = rounds::run(&peers, cores, rounds, extent.requests, CONCURRENCY, &answer);
     let mut daemon = None;
-    if !arguments.rounds_only {
+    if is_wanted(Part::State) {
         for (peer, figures) in peers.iter().zip(&mut figures) {
             tell(format_args!("system calls and idle connections: {}", peer.name));
             figures.system_calls = state::system_calls(peer, cores, 2000, &answer);
@@ -174,11 +189,13 @@ fn measure(arguments: &Arguments) {
                     state::idle_connections(peer, cores, extent.idle_connections, &answer);
             }
         }
-        let own = peers.iter().zip(&figures).find(
-            |(peer, _)| matches!(&peer.kind, Kind::Daemon(path) if path.as_os_str() == PROGRAM),
-        );
+        let own = peers.iter().zip(&figures).find(|(peer, _)| peer.is_this_build());
         daemon = own.map(|(peer, figures)| measure_daemon(peer, figures, cores, extent, &answer));
     }
+    let decisions = is_wanted(Part::Decisions).then(|| {
+        tell(format_args!("floods, listeners and workers"));
+        decisions::measure_all(&peers, cores, extent.side_requests, &answer)
+    });
 
     let results = Results {
         quick: arguments.quick,
@@ -191,6 +208,7 @@ fn measure(arguments: &Arguments) {
         missing,
         peers: figures,
         daemon,
+        decisions,
     };
     let text = serde_json::to_string_pretty(&results).expect("figures are plain data");
     fs::write(&arguments.output, text + "\n").expect("writing the figures");

@@ -86,6 +86,11 @@ impl Peer {
         matches!(self.kind, Kind::Daemon(_))
     }
 
+    /// Whether it is the daemon as it was built with this program.
+    pub(crate) fn is_this_build(&self) -> bool {
+        self.program == Path::new(PROGRAM)
+    }
+
     /// How many requests of `wanted` it can be asked before it has to be started again. The usual
     /// script never lets go of a connection, and 20,000 descriptors are a common hard limit.
     pub(crate) fn requests(&self, wanted: usize) -> usize {
@@ -128,6 +133,10 @@ impl Peer {
         let running = Running { address, process };
         running.wait_until_it_accepts();
         running
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The daemon on this address, as packaged: every limit, the sandbox, and the log at info.
@@ -193,7 +202,8 @@ enum Process {
 }
 
 impl Running {
-    fn daemon(setup: Setup, cores: Cores) -> Self {
+    /// A daemon with settings of its own.
+    pub(crate) fn daemon(setup: Setup, cores: Cores) -> Self {
         let daemon = cores.with_server(|| setup.start());
         Self { address: daemon.address(), process: Process::Daemon(Box::new(daemon)) }
     }

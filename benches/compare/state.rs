@@ -22,11 +22,11 @@ use crate::support::load::{self, Load, REQUEST, Shape, Sources, connect};
 use crate::support::{Directory, SOON, find_program, set_mode};
 
 /// The port of daemons that are not in the rounds.
-const PORT: u16 = 10_900;
+pub(crate) const PORT: u16 = 10_900;
 
 /// Idle clients come from here, so that the load is not among them for any limit per source: 400
 /// addresses, 25 connections each at 10,000.
-const IDLE_SOURCES: Sources = Sources::spread(Ipv4Addr::new(127, 0, 16, 1), 400);
+pub(crate) const IDLE_SOURCES: Sources = Sources::spread(Ipv4Addr::new(127, 0, 16, 1), 400);
 
 /// How many connections are opened before the server has to have taken them: fewer than a queue
 /// of connections that have sent nothing holds.

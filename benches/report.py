@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""bench-report FIGURES DIRECTORY: puts what was measured into DIRECTORY/benchmarks.md, between its two
+"""report.py FIGURES DIRECTORY: puts what was measured into DIRECTORY/benchmarks.md, between its two
 marks, and draws DIRECTORY/benchmarks.svg. What stands outside of the marks is written by hand.
 """
 
@@ -156,6 +156,24 @@ def targets(figures, peers):
     )
 
 
+def cases(what, rows, has_silent=False):
+    """Each way of doing one thing, as it was measured."""
+    head = [what, "CPU per request, µs", "requests/s", "p50, µs", "p99, µs", "exchanges spoiled"]
+    if has_silent:
+        head.append("silent connections meanwhile")
+    lines = []
+    for row in rows:
+        figures = row["figures"]
+        line = [
+            row["name"],
+            f"{figures['cpu_us']:.2f}",
+            *(f"{figures[key]:,.0f}" for key in ("requests_per_second", "p50_us", "p99_us")),
+            f"{figures['spoiled']:,} of {figures['requests']:,}",
+        ]
+        lines.append(line + [f"{row['silent']:,}"] if has_silent else line)
+    return table(head, lines)
+
+
 def draw(figures, path):
     import matplotlib
 
@@ -212,6 +230,13 @@ def page(figures):
     parts += ["![CPU per request and latency of each server](benchmarks.svg)\n", comparison(figures, peers)]
     if figures.get("daemon"):
         parts += [targets(figures, peers), memory(figures), system_calls(figures)]
+    decisions = figures.get("decisions")
+    if decisions:
+        parts += [
+            cases("clients that connect and say nothing", decisions["floods"], has_silent=True),
+            cases("a listener, one client at a time", decisions["listeners"]),
+            cases("processes behind one address", decisions["workers"]),
+        ]
     return "\n".join(parts)
 
 

@@ -19,9 +19,11 @@ pub struct Counters {
     /// How often `accept4` failed.
     pub accept_errors: u64,
     /// Reloads that took hold.
-    pub reloads_ok: u64,
+    reloads_ok: u64,
     /// Reloads that left the old policy serving.
-    pub reloads_failed: u64,
+    reloads_failed: u64,
+    /// Whether the last of them was one of those.
+    last_reload_failed: bool,
 }
 
 impl Counters {
@@ -29,6 +31,18 @@ impl Counters {
     pub fn record(&mut self, outcome: Outcome, duration: Duration) {
         self.requests[outcome as usize] += 1;
         self.durations.observe(duration);
+    }
+
+    /// Counts one reload that took hold.
+    pub fn reloaded(&mut self) {
+        self.reloads_ok += 1;
+        self.last_reload_failed = false;
+    }
+
+    /// Counts one reload that left the old policy serving.
+    pub fn reload_failed(&mut self) {
+        self.reloads_failed += 1;
+        self.last_reload_failed = true;
     }
 
     /// How many connections ended so.
@@ -102,7 +116,7 @@ pub struct Gauges {
 }
 
 /// The name, the type and the help of every metric, in the order of the text.
-pub const METRICS: [(&str, &str, &str); 10] = [
+pub const METRICS: [(&str, &str, &str); 11] = [
     ("masterpolicyd_requests_total", "counter", "Connections that ended, by result."),
     ("masterpolicyd_connections", "gauge", "Connections that are not finished."),
     ("masterpolicyd_accept_errors_total", "counter", "Connections that could not be accepted."),
@@ -114,6 +128,11 @@ pub const METRICS: [(&str, &str, &str); 10] = [
     ("masterpolicyd_policy_rules", "gauge", "Rules in the policy that is served."),
     ("masterpolicyd_policy_bytes", "gauge", "Size of the answer, its NUL included."),
     ("masterpolicyd_reloads_total", "counter", "Reloads of the configuration, by result."),
+    (
+        "masterpolicyd_config_last_reload_successful",
+        "gauge",
+        "Whether the last reload took hold; 1 as long as there was none.",
+    ),
     (
         "masterpolicyd_config_loaded_timestamp_seconds",
         "gauge",
@@ -165,6 +184,9 @@ fn samples(out: &mut String, name: &str, counters: &Counters, gauges: &Gauges) -
         "masterpolicyd_reloads_total" => {
             writeln!(out, "{name}{{result=\"ok\"}} {}", counters.reloads_ok)?;
             writeln!(out, "{name}{{result=\"failed\"}} {}", counters.reloads_failed)
+        }
+        "masterpolicyd_config_last_reload_successful" => {
+            writeln!(out, "{name} {}", u8::from(!counters.last_reload_failed))
         }
         "masterpolicyd_config_loaded_timestamp_seconds" => {
             let since_epoch = gauges.config_loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -228,6 +250,20 @@ mod tests {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }
         assert_eq!(counters.unserved(), 1);
+    }
+
+    #[test]
+    fn a_reload_that_takes_hold_makes_up_for_one_that_failed() {
+        let mut counters = Counters::default();
+        let tells = |counters: &Counters, line: &str| {
+            assert!(text(counters, &gauges()).lines().any(|it| it == line), "no {line}");
+        };
+        tells(&counters, "masterpolicyd_config_last_reload_successful 1");
+        counters.reload_failed();
+        tells(&counters, "masterpolicyd_config_last_reload_successful 0");
+        counters.reloaded();
+        tells(&counters, "masterpolicyd_config_last_reload_successful 1");
+        tells(&counters, "masterpolicyd_reloads_total{result=\"failed\"} 1");
     }
 
     #[test]

@@ -734,7 +734,7 @@ impl Server {
                 let Limits { connections, connections_per_source, .. } = service.limits;
                 self.connections.set_limits(connections.min(self.capacity), connections_per_source);
                 self.service = service;
-                self.counters.reloads_ok += 1;
+                self.counters.reloaded();
                 info!(
                     "reloaded: {}, {} bytes",
                     Rules(self.service.rules),
@@ -743,7 +743,7 @@ impl Server {
                 self.notifier.ready(&self.status());
             }
             Err(problems) => {
-                self.counters.reloads_failed += 1;
+                self.counters.reload_failed();
                 for line in problems.to_string().lines() {
                     error!("{line}");
                 }

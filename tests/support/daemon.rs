@@ -177,6 +177,12 @@ impl Setup {
         self
     }
 
+    /// Another build of masterpolicyd.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
     /// An argument of masterpolicyd, before the sub-command.
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.into());

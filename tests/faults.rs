@@ -4,8 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,8 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, Stderr, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
-use support::process::{cpu_share, strace};
-use support::{Daemon, Directory, Setup, figure, find_program, skip};
+use support::process::{cpu_share, preloaded, strace};
+use support::{Daemon, Setup, figure};
 
 fn exchanges(daemon: &Daemon, requests: usize) -> Report {
     exchanges_at_once(daemon, requests, 16)
@@ -206,28 +205,6 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     return (int) result;
 }
 ";
-
-/// Compiles a library to preload.
-fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
-    let Some(compiler) = find_program("cc") else {
-        skip(test, "cc is not installed");
-        return None;
-    };
-    let directory = Directory::new();
-    let file = directory.write("preloaded.c", source);
-    let library = directory.path().join("preloaded.so");
-    let output = Command::new(compiler)
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(file)
-        .output()
-        .expect("starting cc");
-    if !output.status.success() {
-        skip(test, String::from_utf8_lossy(&output.stderr).replace('\n', " "));
-        return None;
-    }
-    Some((directory, library))
-}
 
 #[test]
 fn a_clock_that_jumps_a_year_changes_nothing() {

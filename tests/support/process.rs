@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use super::{find_program, skip};
+use super::{Directory, find_program, skip};
 
 /// /proc/PID/status, by name.
 #[derive(Debug)]
@@ -107,4 +107,27 @@ pub(crate) fn strace(
         command.extend(["-e".into(), expression.into()]);
     }
     Some(command)
+}
+
+/// Compiles a library to preload, in a directory that goes with it; where that cannot be done,
+/// the test is named as skipped.
+pub(crate) fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
+    let Some(compiler) = find_program("cc") else {
+        skip(test, "cc is not installed");
+        return None;
+    };
+    let directory = Directory::new();
+    let file = directory.write("preloaded.c", source);
+    let library = directory.path().join("preloaded.so");
+    let output = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(file)
+        .output()
+        .expect("starting cc");
+    if !output.status.success() {
+        skip(test, String::from_utf8_lossy(&output.stderr).replace('\n', " "));
+        return None;
+    }
+    Some((directory, library))
 }

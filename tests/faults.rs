@@ -3,10 +3,8 @@
 
 mod support;
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +13,8 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, Stderr, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
-use support::process::cpu_share;
-use support::{Daemon, Directory, Setup, figure, find_program, skip};
+use support::process::{cpu_share, preloaded, strace};
+use support::{Daemon, Setup, figure};
 
 fn exchanges(daemon: &Daemon, requests: usize) -> Report {
     exchanges_at_once(daemon, requests, 16)
@@ -33,33 +31,10 @@ fn exchanges_at_once(daemon: &Daemon, requests: usize, concurrency: usize) -> Re
     })
 }
 
-/// strace with these injections, if it works here; else the test is named as skipped.
-fn strace(test: &str, injections: &[&str]) -> Option<Vec<OsString>> {
-    let Some(program) = find_program("strace") else {
-        skip(test, "strace is not installed");
-        return None;
-    };
-    let works = Command::new(&program)
-        .args(["-o", "/dev/null", "true"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !works {
-        skip(test, "strace may not trace here");
-        return None;
-    }
-    // With -D the tracer is the grandchild, and the daemon keeps the process id it was given.
-    let mut command: Vec<OsString> = vec![program.into()];
-    command.extend(["-D", "-qq", "-o", "/dev/null", "-e", "signal=none"].map(OsString::from));
-    for injection in injections {
-        command.extend(["-e".into(), format!("inject={injection}").into()]);
-    }
-    Some(command)
-}
-
 /// A daemon for which calls fail as `injections` say.
 fn failing(test: &str, injections: &[&str]) -> Option<Daemon> {
-    Some(Setup::new().through(strace(test, injections)?).start())
+    let expressions = injections.iter().map(|injection| format!("inject={injection}"));
+    Some(Setup::new().through(strace(test, Path::new("/dev/null"), expressions)?).start())
 }
 
 /// `accept4` fails every other time: all are served in the end, and the log says so once.
@@ -230,28 +205,6 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     return (int) result;
 }
 ";
-
-/// Compiles a library to preload.
-fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
-    let Some(compiler) = find_program("cc") else {
-        skip(test, "cc is not installed");
-        return None;
-    };
-    let directory = Directory::new();
-    let file = directory.write("preloaded.c", source);
-    let library = directory.path().join("preloaded.so");
-    let output = Command::new(compiler)
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(file)
-        .output()
-        .expect("starting cc");
-    if !output.status.success() {
-        skip(test, String::from_utf8_lossy(&output.stderr).replace('\n', " "));
-        return None;
-    }
-    Some((directory, library))
-}
 
 #[test]
 fn a_clock_that_jumps_a_year_changes_nothing() {

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use nix::sys::signal::Signal;
 use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{ResetCounter, Resets, in_a_roomy_network, listen};
-use support::process::cpu_share;
-use support::{SOON, Setup, figure};
+use support::process::{cpu_share, strace};
+use support::{Directory, SOON, Setup, figure};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
 /// have sent a single reset.
@@ -81,6 +82,31 @@ each_of_10_000_is_answered! {
     with_200_bytes_behind_the_nul: TrailingBytes,
     with_the_writing_side_shut_first: ShutFirst,
     twice_in_one_segment: Twice,
+}
+
+/// An answer cut over several sends is refused by players that stop at the first short read.
+#[test]
+fn an_answer_leaves_in_one_send() {
+    const REQUESTS: usize = 50;
+    let test = "an_answer_leaves_in_one_send";
+    let directory = Directory::new();
+    let trace = directory.path().join("trace");
+    let calls = ["trace=/^(send|write)".to_owned()];
+    let Some(strace) = strace(test, &trace, calls) else { return };
+    let mut daemon = Setup::new().through(strace).start();
+    for _ in 0..REQUESTS {
+        assert_eq!(daemon.ask(), document(RULES));
+    }
+    assert_eq!(daemon.terminate().code(), Some(0));
+    // The tracer holds stderr too, and is gone once its trace is complete.
+    daemon.log.wait_for_end();
+    let trace = fs::read_to_string(&trace).expect("a trace");
+    let whole = format!("= {}", document(RULES).len());
+    let sends: Vec<&str> = trace.lines().filter(|line| line.starts_with("sendto(")).collect();
+    assert_eq!(sends.len(), REQUESTS, "sends for {REQUESTS} answers");
+    for send in sends {
+        assert!(send.ends_with(&whole) && send.contains("MSG_MORE"), "{send}");
+    }
 }
 
 #[test]

@@ -666,6 +666,16 @@ impl Log {
         }
     }
 
+    /// Waits until nobody is left who could write to the log.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&self) {
+        let (lines, arrived) = &*self.shared;
+        let guard = lines.lock().expect("the log");
+        let (guard, _) =
+            arrived.wait_timeout_while(guard, SOON, |log| !log.ended).expect("the log");
+        assert!(guard.ended, "somebody still holds stderr open:\n{}", text_of(&guard));
+    }
+
     /// The whole log once the daemon has ended, and what there is of it before.
     pub(crate) fn everything(&self) -> String {
         let (lines, arrived) = &*self.shared;

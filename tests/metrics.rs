@@ -188,13 +188,16 @@ impl Samples {
         self.assert("request_duration_seconds_count", counted);
         assert!((last - counted).abs() < 1e-9, "{last} in all buckets, {counted} requests");
         // Each duration is above the end of the bucket below its own.
-        let (mut least, mut below) = (0.0, (0.0, 0.0));
+        let (mut shortest_sum, mut below) = (0.0, (0.0, 0.0));
         for (end, count) in buckets {
-            least += (count - below.1) * below.0;
+            shortest_sum += (count - below.1) * below.0;
             below = (end, count);
         }
         let sum = self.value("request_duration_seconds_sum");
-        assert!(sum >= least, "{sum} s in all, though the buckets hold {least} s at the least");
+        assert!(
+            sum >= shortest_sum,
+            "{sum} s in all, where the buckets hold at least {shortest_sum} s"
+        );
     }
 }
 
@@ -377,11 +380,13 @@ fn connections_that_cannot_be_accepted_are_counted() {
     daemon.scrape().assert("accept_errors_total", 0.0);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the descriptor limit");
     // Its own user may limit it; root without CAP_SYS_RESOURCE may not.
-    let user = is_root().then(|| User::from_name(SERVICE_USER).expect("the user database"));
+    let user = is_root().then(|| {
+        User::from_name(SERVICE_USER).expect("the user database").expect("the service user")
+    });
     let limit_descriptors = |limit: u64| {
         let mut command = Command::new(&prlimit);
         command.arg(format!("--pid={}", daemon.pid)).arg(format!("--nofile={limit}:{hard}"));
-        if let Some(user) = user.iter().flatten() {
+        if let Some(user) = &user {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
         assert!(command.status().expect("starting prlimit").success());
@@ -646,14 +651,14 @@ fn everything_said(output: &Output) -> String {
 
 #[test]
 fn promtool_accepts_the_text() {
+    let test = "promtool_accepts_the_text";
     let daemon = Measured::start("");
     daemon.ask();
-    let text = daemon.scrape().text;
-    let test = "promtool_accepts_the_text";
-    let Some(output) = promtool(test, &["check", "metrics"], &text) else { return };
-    assert!(output.status.success(), "{}\n{text}", everything_said(&output));
+    let told = daemon.scrape().text;
+    let Some(output) = promtool(test, &["check", "metrics"], &told) else { return };
+    assert!(output.status.success(), "{}\n{told}", everything_said(&output));
     // What it would have otherwise it says there.
-    assert!(output.stderr.is_empty(), "{}\n{text}", everything_said(&output));
+    assert!(output.stderr.is_empty(), "{}\n{told}", everything_said(&output));
 }
 
 #[test]

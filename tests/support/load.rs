@@ -237,8 +237,9 @@ struct Client<'a> {
     steps: Vec<Step>,
     poll: Poll,
     slots: Vec<Option<Exchange>>,
-    /// Slots that gave way and go on in the next turn.
+    /// Slots that begin, or that gave way: they go on in the next turn.
     resumed: VecDeque<usize>,
+    buffer: Box<[u8]>,
     begun: usize,
     ended: usize,
     began: Instant,
@@ -255,6 +256,7 @@ impl<'a> Client<'a> {
             poll: Poll::new().expect("a poll set"),
             slots: (0..load.concurrency).map(|_| None).collect(),
             resumed: VecDeque::new(),
+            buffer: vec![0; 16 * 1024].into_boxed_slice(),
             begun: 0,
             ended: 0,
             began: Instant::now(),
@@ -306,7 +308,9 @@ impl<'a> Client<'a> {
                     let received = Vec::with_capacity(1024);
                     let exchange = Exchange { stream, began, step: 0, sent: 0, received };
                     self.slots[slot] = Some(exchange);
-                    self.advance(slot);
+                    // Not at once: a server that is quick enough would have one exchange follow
+                    // the other here, and the other slots wait.
+                    self.resumed.push_back(slot);
                     return;
                 }
                 Err(error) => self.end(Duration::ZERO, Err(format!("connect: {error}"))),
@@ -316,7 +320,7 @@ impl<'a> Client<'a> {
 
     fn advance(&mut self, slot: usize) {
         let Some(exchange) = &mut self.slots[slot] else { return };
-        match exchange.advance(&self.steps, self.load.documents) {
+        match exchange.advance(&self.steps, self.load.documents, &mut self.buffer) {
             Progress::Waiting => {}
             Progress::LetOthers => self.resumed.push_back(slot),
             Progress::Done(outcome) => {
@@ -370,7 +374,7 @@ impl<'a> Client<'a> {
 }
 
 impl Exchange {
-    fn advance(&mut self, steps: &[Step], documents: &[&[u8]]) -> Progress {
+    fn advance(&mut self, steps: &[Step], documents: &[&[u8]], buffer: &mut [u8]) -> Progress {
         while let Some(step) = steps.get(self.step) {
             let done = match step {
                 Step::Send(bytes) => self.stream.write(&bytes[self.sent..]).map(|written| {
@@ -395,9 +399,8 @@ impl Exchange {
                 Err(error) => return Progress::Done(Err(format!("{step:?}: {error}"))),
             }
         }
-        let mut buffer = [0; 16 * 1024];
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.stream.read(buffer) {
                 Ok(0) => return Progress::Done(self.judge(documents)),
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,

@@ -477,7 +477,7 @@ fn http_comes_in_single_bytes() {
     let mut stream = dial(daemon.metrics);
     for byte in b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n" {
         stream.write_all(&[*byte]).expect("sending a byte");
-        // Answered after this byte has been accepted or read, so the next one comes by itself.
+        // The byte was there before this request, so it is read before this answer is sent.
         assert_eq!(daemon.ask(), document(RULES));
     }
     assert_eq!(Response::parse(&read_to_end(&mut stream)).status, 200);
@@ -504,9 +504,9 @@ fn scrapes_are_no_requests() {
 fn half_a_scrape_ends_at_the_deadline_however_it_trickles() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let daemon = Measured::start("request-timeout = \"2s\"");
+    let began = Instant::now();
     let mut silent = say(daemon.metrics, [127, 0, 3, 1], b"GET /metrics HT");
     let mut trickling = say(daemon.metrics, [127, 0, 3, 2], b"GET /metrics HTTP/1.1\r\nX: ");
-    let began = Instant::now();
     trickling.set_read_timeout(Some(Duration::from_millis(100))).expect("a read timeout");
     loop {
         assert!(began.elapsed() < SOON, "still there after {SOON:?}");
@@ -525,15 +525,15 @@ fn half_a_scrape_ends_at_the_deadline_however_it_trickles() {
         }
     }
     let elapsed = began.elapsed();
-    assert!(elapsed + GLANCE >= DEADLINE, "closed after {elapsed:?}");
+    assert!(elapsed >= DEADLINE, "closed after {elapsed:?}");
     wait_for_close(&mut silent);
 }
 
 #[test]
 fn a_scraper_that_never_reads_its_answer_is_gone_at_the_deadline() {
-    let daemon = Measured::start("request-timeout = \"2s\"");
+    let daemon = Measured::start("request-timeout = \"4s\"");
     let idle = daemon.scrape().value("connections");
-    let stalled: Vec<TcpStream> = (1..=100)
+    let stalled: Vec<TcpStream> = (1..=50)
         .map(|number| {
             let source = IpAddr::from([127, 0, 3, number]);
             let socket = load::connect(daemon.metrics, Some(source)).expect("a connection");
@@ -544,7 +544,7 @@ fn a_scraper_that_never_reads_its_answer_is_gone_at_the_deadline() {
         })
         .collect();
     let began = Instant::now();
-    daemon.scrape().assert("connections", idle + 100.0);
+    daemon.scrape().assert("connections", idle + 50.0);
     assert_eq!(daemon.ask(), document(RULES));
     while daemon.scrape().value("connections") > idle {
         assert!(began.elapsed() < SOON, "still there after {SOON:?}");
@@ -556,15 +556,19 @@ fn a_scraper_that_never_reads_its_answer_is_gone_at_the_deadline() {
 
 #[test]
 fn scrapers_that_stall_make_room_for_clients() {
-    let daemon = Measured::start("connections = 3\nrequest-timeout = \"60s\"");
+    let daemon = Measured::start("connections = 4\nrequest-timeout = \"60s\"");
     let mut stalled = [1, 2, 3].map(|number| say(daemon.metrics, [127, 0, 3, number], b"GET"));
-    // Accepted for certain once something later was answered.
-    assert_eq!(daemon.ask(), document(RULES));
-    let mut client = say(daemon.address(), [127, 0, 3, 4], &REQUEST[..10]);
-    wait_for_close(&mut stalled[0]);
-    client.write_all(&REQUEST[10..]).expect("the other half");
-    assert_eq!(read_to_end(&mut client), document(RULES));
-    assert_requests(&daemon, &[("served", 2.0)]);
+    // The queue of a socket has an order, so what follows finds them accepted.
+    daemon.scrape();
+    let mut clients = [4, 5, 6].map(|number| say(daemon.address(), [127, 0, 3, number], b"<"));
+    for evicted in &mut stalled[..2] {
+        wait_for_close(evicted);
+    }
+    for client in &mut clients {
+        client.write_all(&REQUEST[1..]).expect("the rest of the request");
+        assert_eq!(read_to_end(client), document(RULES));
+    }
+    assert_requests(&daemon, &[("served", 3.0)]);
 }
 
 #[test]

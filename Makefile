@@ -3,6 +3,10 @@
 #   make build              the release binary
 #   sudo make run           serve the example on port 843, unprivileged after the start
 #   make check              everything a change has to pass
+#   make deb, make rpm      a package, in target/package
+#   sudo make check-packages  install the packages in a booted container
+#   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
+#   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
 #   sudo make install       what was built, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
 
@@ -21,8 +25,10 @@ SCRIPTS = .ci/run $(wildcard scripts/*)
 CONFIG = $(DESTDIR)$(sysconfdir)/masterpolicyd
 INSTALL = install
 
-.PHONY: all build run check install uninstall clean
-.PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests
+FUZZ_SECONDS = 600
+
+.PHONY: all build run check bench fuzz install uninstall clean
+.PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
 
@@ -37,7 +43,7 @@ run:
 	@$(MAKE) --no-print-directory build
 	@scripts/run serve $(BINARY) $(EXAMPLE)
 
-check: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests
+check: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 
 check-tools:
 	@scripts/prepare check
@@ -63,6 +69,17 @@ check-dependencies:
 check-tests:
 	@scripts/test
 
+check-instructions:
+	@scripts/if-installed "command -v valgrind" instructions \
+		$(CARGO) bench --locked --bench instructions
+
+bench:
+	@scripts/prepare bench
+	@scripts/bench $(if $(QUICK),--quick) $(BENCH_ARGUMENTS)
+
+fuzz:
+	@scripts/fuzz $(FUZZ_SECONDS)
+
 install:
 	@test -x $(BINARY) || { echo "$(BINARY) is not built yet: run 'make build' first" >&2; exit 1; }
 	$(INSTALL) -d $(DESTDIR)$(sbindir) $(CONFIG)/policy.d
@@ -87,3 +104,5 @@ uninstall:
 
 clean:
 	$(CARGO) clean
+
+include packaging/Makefile.inc

@@ -42,6 +42,8 @@ pub enum Command {
     Show(Show),
     /// Say what a player would decide about the configured policy, and which rule decided
     Explain(Explain),
+    /// Ask hosts for their policy as a player does, and say why a connection would be refused
+    Probe(Probe),
     /// Set the policy against what listens on this host
     Audit(Audit),
     /// Print a completion script for a shell
@@ -94,6 +96,67 @@ pub enum Show {
     },
     /// The effective configuration, as TOML that loads again
     Config,
+}
+
+/// What `probe` is told. Origin and time are read by the command, because monitoring wants to be
+/// told what is wrong with them in a line of its own form.
+#[derive(Debug, Clone, Args)]
+#[command(override_usage = "masterpolicyd probe [OPTIONS] HOST PORT
+       masterpolicyd probe [OPTIONS] HOST:PORT...
+       masterpolicyd probe [OPTIONS] --targets FILE")]
+pub struct Probe {
+    /// A host and the port that the content connects to, or any number of HOST:PORT
+    #[arg(value_name = "HOST:PORT")]
+    pub targets: Vec<String>,
+
+    /// Where the content comes from; without it, whether the port is granted to any content
+    #[arg(long, value_name = "URL")]
+    pub origin: Option<String>,
+
+    /// Also ask this port, as content does that loads a policy from it; ten times as patient
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    pub load_policy: Option<u16>,
+
+    /// The port of the master policy, to test a server elsewhere
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = MASTER_PORT,
+        value_parser = value_parser!(u16).range(1..)
+    )]
+    pub policy_port: u16,
+
+    /// How long to wait for each port; a player waits 3 seconds
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    pub timeout: String,
+
+    /// Read more targets from a file, one a line; - is standard input
+    #[arg(long = "targets", value_name = "FILE")]
+    pub targets_file: Option<PathBuf>,
+
+    /// Which addresses
+    #[command(flatten)]
+    pub family: Family,
+
+    /// Print one JSON object, or an array for several targets
+    #[arg(long, conflicts_with = "nagios")]
+    pub json: bool,
+
+    /// Print the line of a monitoring plugin, and exit 0, 1, 2 or 3 as monitoring expects
+    #[arg(long)]
+    pub nagios: bool,
+}
+
+/// Which of a host's addresses are asked; all, when neither is set.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Family {
+    /// Ask IPv4 addresses only
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Ask IPv6 addresses only
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod notify;
 pub mod policy;
 pub mod position;
 pub mod privileges;
+pub mod probe;
 pub mod sandbox;
 pub mod scrape;
 pub mod server;
@@ -36,6 +37,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Check { json } => commands::check::run(&cli.config, *json),
         Command::Show(show) => commands::show::run(&cli.config, *show),
         Command::Explain(asked) => commands::explain::run(&cli.config, asked),
+        Command::Probe(asked) => commands::probe::run(asked),
         Command::Audit(asked) => commands::audit::run(&cli.config, *asked),
         Command::Completions { shell } => commands::completions::run(*shell),
     }

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
 use listenfd::ListenFd;
@@ -196,6 +196,9 @@ pub fn bind(
     let plan = plan(addresses, inherited.offers, &host_has_ipv6)?;
     let mut bound =
         Bound { sockets: vec![], warnings: vec![], to_remove_from_store: plan.unused_in_store };
+    for socket in &plan.leftovers {
+        stop_listening(socket);
+    }
     for (name, reason) in inherited.unusable_in_store {
         bound.to_remove_from_store.push(name.clone());
         bound.warnings.push(Warning::UnusableInStore { name, reason });
@@ -225,6 +228,8 @@ pub fn bind(
 struct Plan<T> {
     sources: Vec<(SocketAddr, Source<T>)>,
     unused_in_store: Vec<String>,
+    /// The sockets of these names.
+    leftovers: Vec<T>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -271,18 +276,27 @@ fn plan<T>(
             |(_, source)| matches!(source, Source::Adopt(_, Origin::Stored { name: n }) if n == name),
         )
     };
-    let mut unused_in_store: Vec<_> = stored
+    let (mut unused_in_store, leftovers): (Vec<_>, Vec<_>) = stored
         .into_iter()
         .filter_map(|offer| match offer.origin {
-            Origin::Stored { name } => Some(name),
+            Origin::Stored { name } => Some((name, offer.socket)),
             Origin::Bound | Origin::SocketUnit => None,
         })
         // Removing a name from the store removes every socket of that name.
-        .filter(|name| !in_use(name))
-        .collect();
+        .filter(|(name, _)| !in_use(name))
+        .unzip();
     unused_in_store.sort();
     unused_in_store.dedup();
-    Ok(Plan { sources, unused_in_store })
+    Ok(Plan { sources, unused_in_store, leftovers })
+}
+
+/// Gives the address of a leftover back at once. The store has a descriptor of it, too, and would
+/// keep it listening until it has been told to forget it: 0.0.0.0:843 from before a restart would
+/// be in the way of 127.0.0.1:843 after it.
+fn stop_listening(socket: &TcpListener) {
+    if let Err(error) = SockRef::from(socket).shutdown(Shutdown::Both) {
+        debug_assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN), "it listens no more");
+    }
 }
 
 fn is_ipv6_wildcard(address: SocketAddr) -> bool {
@@ -470,7 +484,7 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
             let program = std::env::current_exe()
                 .map_or_else(|_| "PROGRAM".to_owned(), |path| path.display().to_string());
             format!(
-                "start as root, grant CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep \
+                "start as root (sudo), grant CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep \
                  {program}), or use the systemd unit"
             )
         }
@@ -527,6 +541,27 @@ mod tests {
 
     fn nobody(_: SocketAddr) -> Vec<String> {
         unreachable!("holders are asked for only where a port is taken")
+    }
+
+    #[test]
+    fn a_leftover_that_the_store_still_holds_is_not_in_the_way() {
+        let wildcard = listening_socket("0.0.0.0:0".parse().unwrap()).unwrap();
+        let kept_by_the_store = wildcard.try_clone().unwrap();
+        let old = wildcard.local_addr().unwrap();
+        let name = store_name(old);
+        let inherited = Inherited {
+            offers: vec![Offer {
+                socket: wildcard,
+                address: old,
+                origin: Origin::Stored { name: name.clone() },
+            }],
+            unusable_in_store: vec![],
+        };
+        let new = SocketAddr::from(([127, 0, 0, 1], old.port()));
+        let bound = bind(&[new], inherited, &nobody).unwrap();
+        assert_eq!(bound.sockets[0].origin, Origin::Bound);
+        assert_eq!(bound.to_remove_from_store, [name]);
+        drop(kept_by_the_store);
     }
 
     #[test]
@@ -713,7 +748,7 @@ mod tests {
         let text = privileged.to_string();
         assert!(
             text.starts_with(
-                "cannot bind 0.0.0.0:843: Permission denied (os error 13): start as root, grant \
+                "cannot bind 0.0.0.0:843: Permission denied (os error 13): start as root (sudo), grant \
                  CAP_NET_BIND_SERVICE (setcap cap_net_bind_service=+ep /"
             ),
             "{text}"

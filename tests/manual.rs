@@ -308,9 +308,10 @@ fn pages_refer_to_pages_that_exist() {
 fn keys_in_source() -> Names {
     let text = source_in("src/config");
     let mut keys = Names::new();
-    for call in [".read(", ".get("] {
-        for (place, _) in text.match_indices(call) {
-            if let Some(literal) = text[place + call.len()..].trim_start().strip_prefix('"') {
+    for table in ["top.", "section."] {
+        for (place, _) in text.match_indices(table) {
+            let call = text[place..].split_once('(').map_or("", |(_, arguments)| arguments);
+            if let Some(literal) = call.trim_start().strip_prefix('"') {
                 keys.extend(literal.split('"').next().map(str::to_owned));
             }
         }
@@ -422,7 +423,7 @@ fn examples() -> Vec<Example> {
                 let has_to_work = section == "EXAMPLES" || page.name == CONFIGURATION;
                 match test.take() {
                     Some(test) => {
-                        all.push(Example { page: page.name.clone(), place, test, text: lines })
+                        all.push(Example { page: page.name.clone(), place, test, text: lines });
                     }
                     None => assert!(!has_to_work, "{place}: no comment says how to test this"),
                 }
@@ -559,4 +560,16 @@ fn serve_and_run(example: &Example) {
     assert_code(example, &output, 0);
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.ends_with("</cross-domain-policy>\0"), "{}: {printed:?}", example.place);
+}
+
+#[test]
+fn the_readme_shows_what_its_quick_start_serves() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("game.toml <<'END'\n").expect("a drop-in");
+    let (drop_in, rest) = rest.split_once("END\n").expect("its end");
+    let (_, rest) = rest.split_once(" 843\n").expect("a transcript");
+    let (shown, _) = rest.split_once("\n```").expect("its end");
+    let directory = host(&BTreeMap::from([("game.toml".to_owned(), drop_in.to_owned())]));
+    let output = run(&directory, "masterpolicyd show policy", 0);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
 }

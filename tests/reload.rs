@@ -4,14 +4,17 @@
 mod support;
 
 use std::io::Write;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 use nix::sys::signal::Signal;
 
 use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
-use support::network::in_a_roomy_network;
-use support::{Setup, figure, set_mode};
+use support::network::{address_of, in_a_roomy_network, listen};
+use support::{SOON, Setup, figure, set_mode};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -163,14 +166,58 @@ fn a_thousand_reloads_half_of_them_broken_lose_none_of_100_000_requests() {
             assert!(first > 0 && second > 0, "both policies were served: {first}, {second}");
             // A leak of one configuration or one document per reload would be a megabyte and more.
             assert!(grown <= 512, "resident memory grew by {grown} KiB over 900 reloads");
-            figure("reloads-under-load", RELOADS, "reloads");
-            figure("reloads-under-load-answered", report.answered, "requests");
-            figure("reloads-under-load-memory-growth", grown, "KiB");
+            figure(test, "reloads", RELOADS, "reloads");
+            figure(test, "answered", report.answered, "requests");
+            figure(test, "memory-growth", grown, "KiB");
         });
         let mark = daemon.log.mark();
         daemon.signal(Signal::SIGUSR1);
         let counters = daemon.log.wait_for_after(mark, "served");
         let expected = format!("reloads {}, failed reloads {}", RELOADS / 2, RELOADS / 2);
         assert!(counters.contains(&expected), "{counters}");
+    });
+}
+
+/// What a socket unit, or the descriptor store, makes of a restart: the socket outlives the
+/// daemon, and whoever queues up meanwhile is served by the next one.
+#[test]
+fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
+    const RESTARTS: usize = 20;
+    let test = "twenty_restarts_on_a_socket_that_is_kept_lose_nobody";
+    in_a_roomy_network(test, || {
+        let socket = listen((Ipv4Addr::LOCALHOST, 0).into());
+        let target = address_of(&socket);
+        let start = || Setup::inherited(vec![socket.try_clone().expect("a descriptor")]).start();
+        let is_over = AtomicBool::new(false);
+        let (progress, goes_on) = mpsc::channel();
+        let mut daemon = start();
+        thread::scope(|scope| {
+            let is_over = &is_over;
+            let client = scope.spawn(move || {
+                let mut answered = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let report = load::run(&Load {
+                        target,
+                        requests: 500,
+                        concurrency: 32,
+                        shape: Shape::Whole,
+                        sources: Sources::LOOPBACK,
+                        documents: &[&document(RULES)],
+                    });
+                    report.assert_all_answered();
+                    answered += report.answered;
+                    let _ = progress.send(());
+                }
+                answered
+            });
+            for _ in 0..RESTARTS {
+                goes_on.recv_timeout(SOON).expect("another 500 answers");
+                assert_eq!(daemon.terminate().code(), Some(0));
+                daemon = start();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            let answered = client.join().expect("the load");
+            figure(test, "answered", answered, "requests");
+        });
     });
 }

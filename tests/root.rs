@@ -15,7 +15,7 @@ use nix::unistd::{User, gettid};
 
 use support::daemon::{RULES, ask, document};
 use support::network::{address_of, in_own_network, listen};
-use support::process::{Status, memory_file};
+use support::process::{Status, memory_file, preloaded};
 use support::{Daemon, SERVICE_USER, Setup, find_program, is_root, skip};
 
 const POLICY_PORT: u16 = 843;
@@ -146,21 +146,36 @@ fn every_address_of_the_default_is_served_on_843() {
     });
 }
 
+/// A libc on a kernel that was started with `ipv6.disable=1`.
+const NO_IPV6: &str = r"
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int socket(int domain, int type, int protocol) {
+    if (domain == AF_INET6) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    return (int) syscall(SYS_socket, domain, type, protocol);
+}
+";
+
 #[test]
 fn a_host_without_ipv6_skips_it_with_one_warning() {
-    in_own_network("a_host_without_ipv6_skips_it_with_one_warning", || {
-        for scope in ["all", "default", "lo"] {
-            let switch = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
-            if fs::write(&switch, "1").is_err() {
-                return skip("a_host_without_ipv6_skips_it_with_one_warning", switch);
-            }
-        }
+    let test = "a_host_without_ipv6_skips_it_with_one_warning";
+    let Some((_directory, library)) = preloaded(test, NO_IPV6) else { return };
+    in_own_network(test, || {
         let addresses: [SocketAddr; 2] = [
             (Ipv4Addr::UNSPECIFIED, POLICY_PORT).into(),
             (Ipv6Addr::UNSPECIFIED, POLICY_PORT).into(),
         ];
-        let _daemon = Setup::bound(&addresses).start();
+        let daemon = Setup::bound(&addresses).environment("LD_PRELOAD", library).start();
         assert_eq!(ask(LOCAL.into()), document(RULES));
+        let lines = daemon.log.lines_after(0);
+        let warnings: Vec<&String> = lines.iter().filter(|line| line.contains(" warn: ")).collect();
+        assert_eq!(warnings.len(), 1, "{lines:#?}");
+        assert!(warnings[0].contains("[::]:843"), "{}", warnings[0]);
     });
 }
 
@@ -231,6 +246,15 @@ fn an_inherited_socket_that_no_listen_names_is_an_error() {
     let (status, log) = setup.start_in_vain();
     assert_eq!(status, Some(78), "{log}");
     assert!(log.contains(&stray_address.to_string()), "{log}");
+}
+
+#[test]
+fn an_address_that_no_inherited_socket_meets_names_the_line_to_add() {
+    let handed_over = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let address = address_of(&handed_over);
+    let missing = SocketAddr::from((Ipv4Addr::LOCALHOST, 7843));
+    let setup = Setup::inherited(vec![handed_over]).listening_on(&[address, missing]);
+    assert_gives_up(setup, 78, &["ListenStream=127.0.0.1:7843"]);
 }
 
 #[test]

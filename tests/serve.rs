@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,14 +12,20 @@ use nix::sys::signal::Signal;
 
 use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
-use support::network::{in_a_roomy_network, listen, resets_sent};
-use support::{SOON, Setup, is_root};
+use support::network::{ResetCounter, Resets, in_a_roomy_network, listen};
+use support::process::{cpu_share, strace};
+use support::{Directory, SOON, Setup, figure};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
 /// have sent a single reset.
 fn load_in_shape(test: &str, shape: Shape, requests: usize) {
     in_a_roomy_network(test, || {
         let daemon = Setup::new().start();
+        let counted = match shape {
+            Shape::ShutFirst | Shape::HalfClosed => Resets::Aborts,
+            _ => Resets::Every,
+        };
+        let resets = ResetCounter::on(test, daemon.address().port(), counted);
         let report = load::run(&Load {
             target: daemon.address(),
             requests,
@@ -28,8 +35,14 @@ fn load_in_shape(test: &str, shape: Shape, requests: usize) {
             documents: &[&document(RULES)],
         });
         report.assert_all_answered();
-        if is_root() {
-            assert_eq!(resets_sent(), 0, "resets sent in {requests} exchanges");
+        if let Some(resets) = resets.map(|resets| resets.count()) {
+            assert_eq!(resets, 0, "resets sent in {requests} exchanges");
+            figure(test, "resets", resets, "resets");
+        }
+        figure(test, "answered", report.answered, "requests");
+        for (name, per_mille) in [("p50", 500), ("p99", 990), ("p999", 999)] {
+            let milliseconds = report.latency.quantile(per_mille).as_secs_f64() * 1e3;
+            figure(test, name, format_args!("{milliseconds:.3}"), "ms");
         }
     });
 }
@@ -69,6 +82,31 @@ each_of_10_000_is_answered! {
     with_200_bytes_behind_the_nul: TrailingBytes,
     with_the_writing_side_shut_first: ShutFirst,
     twice_in_one_segment: Twice,
+}
+
+/// An answer cut over several sends is refused by players that stop at the first short read.
+#[test]
+fn an_answer_leaves_in_one_send() {
+    const REQUESTS: usize = 50;
+    let test = "an_answer_leaves_in_one_send";
+    let directory = Directory::new();
+    let trace = directory.path().join("trace");
+    let calls = ["trace=/^(send|write)".to_owned()];
+    let Some(strace) = strace(test, &trace, calls) else { return };
+    let mut daemon = Setup::new().through(strace).start();
+    for _ in 0..REQUESTS {
+        assert_eq!(daemon.ask(), document(RULES));
+    }
+    assert_eq!(daemon.terminate().code(), Some(0));
+    // The tracer holds stderr too, and is gone once its trace is complete.
+    daemon.log.wait_for_end();
+    let trace = fs::read_to_string(&trace).expect("a trace");
+    let whole = format!("= {}", document(RULES).len());
+    let sends: Vec<&str> = trace.lines().filter(|line| line.starts_with("sendto(")).collect();
+    assert_eq!(sends.len(), REQUESTS, "sends for {REQUESTS} answers");
+    for send in sends {
+        assert!(send.ends_with(&whole) && send.contains("MSG_MORE"), "{send}");
+    }
 }
 
 #[test]
@@ -223,12 +261,21 @@ fn sigusr1_logs_the_counters() {
 }
 
 #[test]
-fn the_service_manager_is_told_the_counters() {
+fn the_service_manager_is_told_the_counters_while_it_runs() {
     let mut daemon = Setup::new().start();
     daemon.ask();
-    daemon.signal(Signal::SIGUSR1);
-    daemon.wait_for_state("STATUS=");
+    daemon.wait_for_status("1 served");
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_state("STOPPING=1");
     assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_server_with_nothing_to_do_sleeps() {
+    let daemon = Setup::new().start();
+    for _ in 0..100 {
+        daemon.ask();
+    }
+    let share = cpu_share(daemon.pid);
+    assert!(share < 0.02, "{:.1} % of a processor after the last client", share * 100.0);
 }

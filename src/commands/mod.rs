@@ -5,6 +5,7 @@ pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod explain;
+pub mod probe;
 pub mod serve;
 pub mod show;
 mod terminal;

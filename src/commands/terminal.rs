@@ -22,6 +22,8 @@ pub(super) enum Tone {
     Good,
     /// Something is to be done about it.
     Bad,
+    /// Nobody can tell, or it works for most.
+    Doubtful,
     /// Of no importance.
     Faint,
 }
@@ -43,6 +45,7 @@ impl Terminal {
         let style = match tone {
             Tone::Good => AnsiColor::Green.on_default().bold(),
             Tone::Bad => AnsiColor::Red.on_default().bold(),
+            Tone::Doubtful => AnsiColor::Yellow.on_default().bold(),
             Tone::Faint => Style::new().dimmed(),
         };
         format!("{style}{text}{style:#}")

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 /// A duration that is written and read in the configuration's form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Written(pub(super) Duration);
+pub(crate) struct Written(pub(crate) Duration);
 
 const MILLIS_PER_UNIT: [(&str, u64); 3] = [("ms", 1), ("s", 1000), ("m", 60_000)];
 
 /// Why a text is not a duration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct DurationError(String);
+pub(crate) struct DurationError(String);
 
 impl fmt::Display for DurationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

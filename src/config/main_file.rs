@@ -80,8 +80,8 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     settings.metrics_listen = top.read_optional("metrics", faults, metrics);
     if let (Some(address), Some(value)) = (settings.metrics_listen, top.get("metrics")) {
         if settings.listen.contains(&address) {
-            let message = format_args!("{address} is to serve the policy already");
-            faults.add(value.span().start, message);
+            let start = value.span().start;
+            faults.add(start, format_args!("{address} is to serve the policy already"));
         }
     }
     let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);

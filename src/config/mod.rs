@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
-mod duration;
+pub(crate) mod duration;
 mod lint;
 mod main_file;
 mod problem;

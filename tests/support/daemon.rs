@@ -177,6 +177,12 @@ impl Setup {
         self
     }
 
+    /// Another build of masterpolicyd.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
     /// An argument of masterpolicyd, before the sub-command.
     pub(crate) fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.into());
@@ -217,8 +223,13 @@ impl Setup {
     /// Starts the daemon and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Daemon {
+        let is_read = self.stderr == Stderr::Read;
         let mut daemon = self.spawn();
-        daemon.wait_for_ready();
+        daemon.wait_for_state("READY=1");
+        if is_read {
+            // The last line of the start, so that what a test reads behind it is its own doing.
+            daemon.log.wait_for(": serving ");
+        }
         daemon
     }
 
@@ -416,11 +427,6 @@ impl Daemon {
         Status::of(self.pid)
     }
 
-    #[track_caller]
-    pub(crate) fn wait_for_ready(&mut self) {
-        self.wait_for_state("READY=1");
-    }
-
     /// Waits for an assignment, or the beginning of one, that the daemon sends to its service
     /// manager, and returns it whole.
     #[track_caller]
@@ -441,6 +447,17 @@ impl Daemon {
             );
             self.notify.receive(Duration::from_millis(100));
         }
+    }
+
+    /// Drops what the daemon has told its service manager so far.
+    pub(crate) fn forget_states(&mut self) {
+        self.notify.forget();
+    }
+
+    /// What the daemon has told its service manager since, without waiting for more.
+    pub(crate) fn states(&mut self) -> Vec<String> {
+        self.notify.receive(Duration::from_millis(1));
+        std::mem::take(&mut self.notify.unread)
     }
 
     /// Waits for a status that has this in it.
@@ -473,9 +490,12 @@ impl Daemon {
         self.directory.write(MAIN_FILE, self.base.replace(from, to));
     }
 
-    /// Reads, from here on, the stderr that was left full.
+    /// Empties the stderr that was left full, and reads what comes from here on.
     pub(crate) fn read_stderr(&mut self) {
         let pipe = self.unread.take().expect("a stderr that nobody reads yet");
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe that does not block");
+        while nix::unistd::read(&pipe, &mut [0; 4096]).is_ok_and(|count| count > 0) {}
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).expect("a pipe that blocks");
         self.log = Log::follow(pipe);
     }
 
@@ -644,6 +664,16 @@ impl Log {
             );
             guard = arrived.wait_timeout(guard, left).expect("the log").0;
         }
+    }
+
+    /// Waits until nobody is left who could write to the log.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&self) {
+        let (lines, arrived) = &*self.shared;
+        let guard = lines.lock().expect("the log");
+        let (guard, _) =
+            arrived.wait_timeout_while(guard, SOON, |log| !log.ended).expect("the log");
+        assert!(guard.ended, "somebody still holds stderr open:\n{}", text_of(&guard));
     }
 
     /// The whole log once the daemon has ended, and what there is of it before.

@@ -23,15 +23,25 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// The unprivileged user every system has.
 pub(crate) const SERVICE_USER: &str = "nobody";
 
-/// Says by name that a test did not run. Written past the test harness's capture, so that it
-/// is seen when the test "passes".
+/// Says by name that a test did not run.
 pub(crate) fn skip(test: &str, reason: impl Display) {
-    let _ = writeln!(io::stderr(), "skipped {test}: {reason}");
+    say(&format!("skipped {test}: {reason}\n"));
+}
+
+/// Says that a test ran smaller than it is meant to be.
+pub(crate) fn scaled(test: &str, how: impl Display) {
+    say(&format!("scaled {test}: {how}\n"));
 }
 
 /// A figure that docs/reliability.md quotes; scripts/reliability collects these lines.
-pub(crate) fn figure(name: &str, value: impl Display, unit: &str) {
-    let _ = writeln!(io::stderr(), "figure: {name} {value} {unit}");
+pub(crate) fn figure(test: &str, name: &str, value: impl Display, unit: &str) {
+    say(&format!("figure: {test}.{name} {value} {unit}\n"));
+}
+
+/// Written past the test harness's capture, so that it is seen when the test passes, and at
+/// once, so that the lines of several tests do not mix.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 pub(crate) fn is_root() -> bool {

@@ -1,11 +1,16 @@
 //! What the kernel says of a process.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+
+use super::{Directory, find_program, skip};
 
 /// /proc/PID/status, by name.
 #[derive(Debug)]
@@ -38,6 +43,14 @@ impl Status {
     }
 }
 
+/// The share of one processor that a process uses over the next two seconds.
+pub(crate) fn cpu_share(pid: Pid) -> f64 {
+    const WINDOW: Duration = Duration::from_secs(2);
+    let (began, before) = (Instant::now(), cpu_time(pid));
+    thread::sleep(WINDOW);
+    cpu_time(pid).saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64()
+}
+
 /// The processor time that a process has used so far, in user and kernel mode.
 pub(crate) fn cpu_time(pid: Pid) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");
@@ -64,4 +77,57 @@ pub(crate) fn open_descriptors(pid: Pid) -> usize {
 /// Files of /proc/PID belong to root when the process is not dumpable, and to its user otherwise.
 pub(crate) fn memory_file(pid: Pid) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/mem"))
+}
+
+/// strace with these expressions, to start the daemon through and to write to `output`, if it
+/// works here; else the test is named as skipped.
+pub(crate) fn strace(
+    test: &str,
+    output: &Path,
+    expressions: impl IntoIterator<Item = String>,
+) -> Option<Vec<OsString>> {
+    let Some(program) = find_program("strace") else {
+        skip(test, "strace is not installed");
+        return None;
+    };
+    let works = Command::new(&program)
+        .args(["-o", "/dev/null", "true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !works {
+        skip(test, "strace may not trace here");
+        return None;
+    }
+    // With -D the tracer is the grandchild, and the daemon keeps the process id it was given.
+    let mut command: Vec<OsString> = vec![program.into()];
+    command.extend(["-D", "-qq", "-e", "signal=none", "-o"].map(OsString::from));
+    command.push(output.into());
+    for expression in expressions {
+        command.extend(["-e".into(), expression.into()]);
+    }
+    Some(command)
+}
+
+/// Compiles a library to preload, in a directory that goes with it; where that cannot be done,
+/// the test is named as skipped.
+pub(crate) fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
+    let Some(compiler) = find_program("cc") else {
+        skip(test, "cc is not installed");
+        return None;
+    };
+    let directory = Directory::new();
+    let file = directory.write("preloaded.c", source);
+    let library = directory.path().join("preloaded.so");
+    let output = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(file)
+        .output()
+        .expect("starting cc");
+    if !output.status.success() {
+        skip(test, String::from_utf8_lossy(&output.stderr).replace('\n', " "));
+        return None;
+    }
+    Some((directory, library))
 }

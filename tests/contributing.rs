@@ -1,4 +1,4 @@
-//! The table of dependencies in CONTRIBUTING.md is that of Cargo.toml and Cargo.lock.
+//! What CONTRIBUTING.md says of the modules and the dependencies is so.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,23 +75,86 @@ impl Graph {
     }
 }
 
-#[test]
-fn the_table_in_contributing_is_that_of_cargo() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("CONTRIBUTING.md");
-    let text = fs::read_to_string(path).unwrap();
-    let table = text
+/// A table of CONTRIBUTING.md by the first column, whose heading is `heading`: the second column
+/// and the rest of each row.
+fn table(heading: &str) -> BTreeMap<String, (String, String)> {
+    let text = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let rows = text
         .lines()
-        .skip_while(|line| !line.starts_with("| crate |"))
+        .skip_while(|line| !line.starts_with(&format!("| {heading} |")))
         .skip(2)
         .take_while(|line| line.starts_with('|'));
-    let mut written = BTreeMap::new();
-    for line in table {
-        let [_, name, reason, rest] = line.splitn(4, '|').collect::<Vec<_>>()[..] else {
-            panic!("not a row: {line}");
-        };
-        assert!(!reason.trim().is_empty(), "no reason: {line}");
-        written.insert(name.trim().to_owned(), rest.trim().to_owned());
+    rows.map(|row| match row.splitn(4, '|').map(str::trim).collect::<Vec<_>>()[..] {
+        [_, name, second, rest] => {
+            (name.trim_matches('`').to_owned(), (second.to_owned(), rest.to_owned()))
+        }
+        _ => panic!("not a row: {row}"),
+    })
+    .collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every module of the crate and those that it uses outside of its unit tests.
+fn modules() -> BTreeMap<String, BTreeSet<String>> {
+    fn read(path: &Path, used: &mut BTreeSet<String>) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                read(&entry.unwrap().path(), used);
+            }
+            return;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        let program = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        for line in program.filter(|line| !line.trim_start().starts_with("//")) {
+            assert!(!line.contains("crate::{"), "{}: one `use` a module", path.display());
+            for (place, found) in line.match_indices("crate::") {
+                let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+                let rest = &line[place + found.len()..];
+                let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+                used.insert(rest[..end].to_owned());
+            }
+        }
     }
+    let mut modules: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let used = modules.entry(name.clone()).or_default();
+        read(&path, used);
+        used.remove(&name);
+    }
+    modules.remove("lib");
+    modules
+}
+
+#[test]
+fn no_module_uses_another_against_the_arrows() {
+    let rows = table("module");
+    let modules = modules();
+    let (written, found): (BTreeSet<_>, BTreeSet<_>) =
+        (rows.keys().collect(), modules.keys().collect());
+    assert_eq!(written, found, "the modules in the table, and those in src");
+    for (module, used) in &modules {
+        let (_, may_use) = &rows[module];
+        let named = |other: &String| may_use.contains(&format!("`{other}`"));
+        let is_allowed = |other: &&String| may_use.starts_with("everything") != named(other);
+        let not_allowed: Vec<_> = used.iter().filter(|other| !is_allowed(other)).collect();
+        assert!(not_allowed.is_empty(), "{module} uses {not_allowed:?}; it may use {may_use}");
+    }
+}
+
+#[test]
+fn the_table_of_dependencies_is_that_of_cargo() {
+    let written: BTreeMap<_, _> = table("crate")
+        .into_iter()
+        .map(|(name, (reason, rest))| {
+            assert!(!reason.is_empty(), "{name} has no reason");
+            (name, rest)
+        })
+        .collect();
     let computed = Graph::read().rows();
     let wrong: Vec<String> = computed
         .iter()

@@ -1,0 +1,524 @@
+//! What was found, for people, for programs and for monitoring. Decides nothing.
+
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::commands::terminal::{Terminal, Tone};
+use crate::exit::Exit;
+use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
+use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
+use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step};
+
+/// How many near misses, and how many domains, people are shown; the JSON has all of them.
+const SHOWN: usize = 5;
+
+/// The tone of an outcome's word.
+fn tone(outcome: Outcome) -> Tone {
+    match outcome {
+        Outcome::Allowed => Tone::Good,
+        Outcome::Refused(_) => Tone::Bad,
+        Outcome::Unknown(_) => Tone::Doubtful,
+    }
+}
+
+/// Every step of one target with its findings, then the outcome.
+pub(super) struct Steps<'a> {
+    pub(super) report: &'a Report,
+    pub(super) question: &'a Question,
+    pub(super) terminal: Terminal,
+}
+
+impl fmt::Display for Steps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { report, question, terminal } = self;
+        match &question.origin {
+            Some(origin) => writeln!(f, "{}, for content from {origin}", report.target)?,
+            None => writeln!(f, "{}, for any content", report.target)?,
+        }
+        let took = Seconds(report.resolved_in);
+        if let Some(finding) = &report.unresolved {
+            writeln!(f, "  {took}  resolve: no address")?;
+            self.write_finding(f, finding, Ask::Destination)?;
+        } else {
+            let addresses: Vec<_> =
+                report.walks.iter().map(|walk| walk.address.to_string()).collect();
+            if addresses != [report.target.host.as_str()] {
+                writeln!(f, "  {took}  resolve: {}", addresses.join(", "))?;
+            }
+        }
+        for step in report.steps() {
+            self.write_step(f, step)?;
+        }
+        let outcome = terminal.paint(tone(report.outcome), report.outcome.as_str());
+        writeln!(f, "{outcome}: {}", reason(report, question))
+    }
+}
+
+impl Steps<'_> {
+    fn write_step(&self, f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
+        write!(f, "  {}  {} ({}): ", Seconds(step.took), step.server, step.ask.as_str())?;
+        match &step.decision {
+            None => writeln!(f, "no policy")?,
+            Some((policy, verdict)) => {
+                write!(f, "a policy of {}", Counted(step.bytes, "byte"))?;
+                if step.ask == Ask::Master {
+                    write!(f, ", meta-policy {}", policy.meta_policy)?;
+                }
+                write!(f, ", {}: ", Counted(policy.rules.len(), "rule"))?;
+                match verdict {
+                    Verdict::Allowed { .. } => writeln!(f, "allows")?,
+                    Verdict::Refused { reason, near } => {
+                        writeln!(f, "refuses, {reason}")?;
+                        for miss in near.iter().take(SHOWN) {
+                            let Some(rule) = policy.rules.get(miss.rule) else { continue };
+                            writeln!(f, "             near: {rule}: {}", miss.lacks)?;
+                        }
+                        if near.len() > SHOWN {
+                            writeln!(f, "             near: {} more", near.len() - SHOWN)?;
+                        }
+                    }
+                }
+            }
+        }
+        step.findings.iter().try_for_each(|finding| self.write_finding(f, finding, step.ask))
+    }
+
+    fn write_finding(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        finding: &Finding,
+        ask: Ask,
+    ) -> fmt::Result {
+        let tone = match finding.severity() {
+            Severity::Fault => Tone::Bad,
+            Severity::Warning => Tone::Doubtful,
+            Severity::Note => Tone::Faint,
+        };
+        let severity = self.terminal.paint(tone, finding.severity().as_str());
+        writeln!(f, "             {severity}: {finding}")?;
+        writeln!(f, "             remedy: {}", finding.remedy(ask))
+    }
+}
+
+/// The reason for the outcome in words, naming what allowed it.
+fn reason(report: &Report, question: &Question) -> String {
+    let granting = report.steps().find_map(|step| match &step.decision {
+        Some((policy, Verdict::Allowed { rule })) => {
+            Some((step.server.port(), policy, policy.rules.get(*rule)?))
+        }
+        _ => None,
+    });
+    match (report.outcome, granting) {
+        (Outcome::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
+            format!("the policy on port {from} grants {rule}")
+        }
+        (Outcome::Allowed, Some((from, policy, _))) => {
+            let whom = granted_to(policy, report.target.port);
+            let shown = whom.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = match whom.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("the policy on port {from} grants it to {shown}{more}")
+        }
+        (Outcome::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
+        _ => report.outcome.to_string(),
+    }
+}
+
+/// The outcome's reason, with the address it was met at where others fared better.
+fn blame(report: &Report) -> String {
+    let agree = report.walks.iter().all(|walk| walk.outcome == report.outcome);
+    match report.walks.iter().find(|walk| walk.outcome == report.outcome) {
+        Some(walk) if !agree => format!("{}, at {}", report.outcome, walk.address),
+        _ => report.outcome.to_string(),
+    }
+}
+
+/// The domains of all rules that grant `port`.
+fn granted_to(policy: &Policy, port: u16) -> Vec<String> {
+    let granting = policy.rules.iter().filter(|rule| rule.ports.contains(port));
+    let domain =
+        |rule: &Rule| format!("{}{}", rule.domain, if rule.secure { " over https" } else { "" });
+    let mut seen = HashSet::new();
+    granting.map(domain).filter(|domain| seen.insert(domain.clone())).collect()
+}
+
+/// Seconds as people read them in a column.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:7.3} s", self.0.as_secs_f64())
+    }
+}
+
+/// What ends a run over several targets: a table on a terminal, else a line for each with tabs
+/// between its fields.
+pub(super) struct Table<'a> {
+    pub(super) reports: &'a [Report],
+    pub(super) question: &'a Question,
+    pub(super) terminal: Terminal,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.reports.iter().map(|report| report.target.to_string()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
+        if self.terminal.aligned {
+            writeln!(f, "{:width$}  VERDICT       TIME  REASON", "TARGET")?;
+        }
+        for (report, name) in self.reports.iter().zip(names) {
+            let verdict = report.outcome.as_str();
+            let reason = match report.outcome {
+                Outcome::Allowed => reason(report, self.question),
+                Outcome::Refused(_) | Outcome::Unknown(_) => blame(report),
+            };
+            if self.terminal.aligned {
+                let verdict = self.terminal.paint(tone(report.outcome), &format!("{verdict:7}"));
+                writeln!(f, "{name:width$}  {verdict}  {}  {reason}", Seconds(report.took))?;
+            } else {
+                writeln!(f, "{name}\t{verdict}\t{:.3}\t{reason}", report.took.as_secs_f64())?;
+            }
+        }
+        writeln!(f, "{}", Tally::of(self.reports))
+    }
+}
+
+/// How many targets ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Those that a player can connect to.
+    allowed: usize,
+    /// Those that it cannot.
+    refused: usize,
+    /// Those that nobody can tell of.
+    unknown: usize,
+}
+
+impl Tally {
+    /// Counts `reports`.
+    pub(super) fn of(reports: &[Report]) -> Self {
+        let mut tally = Self::default();
+        for report in reports {
+            match report.outcome {
+                Outcome::Allowed => tally.allowed += 1,
+                Outcome::Refused(_) => tally.refused += 1,
+                Outcome::Unknown(_) => tally.unknown += 1,
+            }
+        }
+        tally
+    }
+
+    /// The exit code of a run: one refusal refuses, else one doubt is a doubt.
+    pub(super) fn exit(self) -> Exit {
+        match self {
+            Self { refused: 1.., .. } => Exit::Negative,
+            Self { unknown: 1.., .. } => Exit::Unknown,
+            _ => Exit::Success,
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { allowed, refused, unknown } = self;
+        write!(f, "{allowed} allowed, {refused} refused, {unknown} unknown")
+    }
+}
+
+/// What monitoring is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// Every target is allowed, and nothing is to be said against it.
+    Ok,
+    /// Every target is allowed, but something was found that other players stumble over.
+    Warning,
+    /// The probe could not tell.
+    Unknown,
+    /// A target is refused.
+    Critical,
+}
+
+impl State {
+    /// The state of one target.
+    pub(super) fn of(report: &Report) -> Self {
+        match report.outcome {
+            Outcome::Allowed if report.has_warnings() => Self::Warning,
+            Outcome::Allowed => Self::Ok,
+            Outcome::Refused(_) => Self::Critical,
+            Outcome::Unknown(_) => Self::Unknown,
+        }
+    }
+
+    /// The word in the plugin's line.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Unknown => "UNKNOWN",
+            Self::Critical => "CRITICAL",
+        }
+    }
+
+    /// The exit code, which monitoring reads in its own way: 1 is a warning, 2 is critical and
+    /// 3 is unknown.
+    pub(super) fn exit(self) -> Exit {
+        match self {
+            Self::Ok => Exit::Success,
+            Self::Warning => Exit::Negative,
+            Self::Critical => Exit::Unknown,
+            Self::Unknown => Exit::NagiosUnknown,
+        }
+    }
+}
+
+/// The line of a monitoring plugin, without its end, and the state it reports. The state of
+/// several targets is the worst of theirs.
+pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
+    let state = reports.iter().map(State::of).max().unwrap_or(State::Unknown);
+    let mut line = String::new();
+    if let [report] = reports {
+        let worst = match report.outcome {
+            Outcome::Refused(Refusal::Policy(_)) => None,
+            _ => gravest(report),
+        };
+        _ = write!(line, "{} {}: {}", report.target, report.outcome.as_str(), {
+            reason(report, question)
+        });
+        if let Some(finding) = worst {
+            _ = write!(line, "; {}: {finding}", finding.code());
+        }
+    } else {
+        _ = write!(line, "{}", Tally::of(reports));
+        for report in reports.iter().filter(|report| State::of(report) == state) {
+            if state != State::Ok {
+                _ = write!(line, "; {}: {}", report.target, blame(report));
+            }
+        }
+    }
+    // What follows the first of these is performance data.
+    let mut line = format!("MASTERPOLICYD {} - {}", state.as_str(), line.replace('|', "/"));
+    line.push_str(" |");
+    for report in reports {
+        // Graphs are kept by label, so that of one target must not hang on how many there are.
+        let (time, size) = match reports {
+            [_] => ("time".to_owned(), "size".to_owned()),
+            _ => (format!("'{} time'", report.target), format!("'{} size'", report.target)),
+        };
+        let (took, limit) = (report.took.as_secs_f64(), question.limit.as_secs_f64());
+        _ = write!(line, " {time}={took:.6}s;;{limit:.6};0");
+        let bytes = report.steps().filter(|step| step.decision.is_some()).map(|step| step.bytes);
+        if let Some(bytes) = bytes.max() {
+            _ = write!(line, " {size}={bytes}B;{ONE_SEGMENT};;0");
+        }
+    }
+    (line, state)
+}
+
+/// The first of the findings that matter most, if any matters.
+fn gravest(report: &Report) -> Option<&Finding> {
+    let findings = || report.steps().flat_map(|step| &step.findings).chain(&report.unresolved);
+    [Severity::Fault, Severity::Warning]
+        .into_iter()
+        .find_map(|severity| findings().find(|finding| finding.severity() == severity))
+}
+
+/// A report as programs read it; the manual lists the members.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Json {
+    target: String,
+    origin: Option<String>,
+    verdict: &'static str,
+    reason: &'static str,
+    granted_to: Vec<String>,
+    seconds: f64,
+    addresses: Vec<JsonAddress>,
+    steps: Vec<JsonStep>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonAddress {
+    address: String,
+    verdict: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonStep {
+    ask: &'static str,
+    address: Option<String>,
+    port: Option<u16>,
+    seconds: f64,
+    bytes: usize,
+    meta_policy: Option<&'static str>,
+    verdict: Option<&'static str>,
+    reason: Option<&'static str>,
+    rule: Option<JsonRule>,
+    near: Vec<JsonMiss>,
+    findings: Vec<JsonFinding>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonRule {
+    domain: String,
+    to_ports: String,
+    secure: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonMiss {
+    rule: JsonRule,
+    lacks: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonFinding {
+    code: &'static str,
+    severity: &'static str,
+    message: String,
+    remedy: &'static str,
+}
+
+impl Json {
+    /// Sets `report` out for programs.
+    pub(super) fn of(report: &Report, question: &Question) -> Self {
+        let resolution = report.unresolved.as_ref().map(|finding| JsonStep {
+            ask: "resolve",
+            address: None,
+            port: None,
+            seconds: report.resolved_in.as_secs_f64(),
+            bytes: 0,
+            meta_policy: None,
+            verdict: None,
+            reason: None,
+            rule: None,
+            near: Vec::new(),
+            findings: vec![JsonFinding::of(finding, Ask::Destination)],
+        });
+        let granted_to = report
+            .steps()
+            .filter_map(|step| step.decision.as_ref())
+            .find(|(_, verdict)| matches!(verdict, Verdict::Allowed { .. }))
+            .map(|(policy, _)| granted_to(policy, report.target.port))
+            .unwrap_or_default();
+        Self {
+            target: report.target.to_string(),
+            origin: question.origin.as_ref().map(Origin::to_string),
+            verdict: report.outcome.as_str(),
+            reason: report.outcome.reason(),
+            granted_to,
+            seconds: report.took.as_secs_f64(),
+            addresses: report
+                .walks
+                .iter()
+                .map(|walk| JsonAddress {
+                    address: walk.address.to_string(),
+                    verdict: walk.outcome.as_str(),
+                    reason: walk.outcome.reason(),
+                })
+                .collect(),
+            steps: resolution.into_iter().chain(report.steps().map(JsonStep::of)).collect(),
+        }
+    }
+}
+
+impl JsonStep {
+    fn of(step: &Step) -> Self {
+        let policy = step.decision.as_ref().map(|(policy, _)| policy);
+        let rule =
+            |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(JsonRule::of);
+        let (verdict, reason, deciding, near) = match &step.decision {
+            None => (None, None, None, Vec::new()),
+            Some((_, Verdict::Allowed { rule: index })) => {
+                (Some("allowed"), Some("rule"), rule(*index), Vec::new())
+            }
+            Some((_, Verdict::Refused { reason, near })) => {
+                let near = near
+                    .iter()
+                    .filter_map(|miss| {
+                        Some(JsonMiss { rule: rule(miss.rule)?, lacks: miss.lacks.code() })
+                    })
+                    .collect();
+                (Some("refused"), Some(reason.code()), None, near)
+            }
+        };
+        Self {
+            ask: step.ask.as_str(),
+            address: Some(step.server.ip().to_string()),
+            port: Some(step.server.port()),
+            seconds: step.took.as_secs_f64(),
+            bytes: step.bytes,
+            meta_policy: policy
+                .filter(|_| step.ask == Ask::Master)
+                .map(|policy| MetaPolicy::as_str(policy.meta_policy)),
+            verdict,
+            reason,
+            rule: deciding,
+            near,
+            findings: step
+                .findings
+                .iter()
+                .map(|finding| JsonFinding::of(finding, step.ask))
+                .collect(),
+        }
+    }
+}
+
+impl JsonRule {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            domain: rule.domain.to_string(),
+            to_ports: rule.ports.to_string(),
+            secure: rule.secure,
+        }
+    }
+}
+
+impl JsonFinding {
+    fn of(finding: &Finding, ask: Ask) -> Self {
+        Self {
+            code: finding.code(),
+            severity: finding.severity().as_str(),
+            message: finding.to_string(),
+            remedy: finding.remedy(ask),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_named_once_and_by_the_kind_of_its_content() {
+        let rule = |domain: &str, ports: &str, secure| Rule {
+            domain: domain.parse().unwrap(),
+            ports: ports.parse().unwrap(),
+            secure,
+        };
+        let rules = vec![
+            rule("b.test", "5000", false),
+            rule("a.test", "80,5000", true),
+            rule("b.test", "*", false),
+            rule("c.test", "5001", false),
+        ];
+        let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules };
+        assert_eq!(granted_to(&policy, 5000), ["b.test", "a.test over https"]);
+    }
+
+    #[test]
+    fn a_run_ends_with_the_worst_of_its_targets() {
+        let exit = |allowed, refused, unknown| Tally { allowed, refused, unknown }.exit();
+        assert_eq!(exit(2, 0, 0), Exit::Success);
+        assert_eq!(exit(2, 0, 1), Exit::Unknown);
+        assert_eq!(exit(2, 1, 1), Exit::Negative);
+        assert!(State::Critical > State::Unknown && State::Unknown > State::Warning);
+    }
+}

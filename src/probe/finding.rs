@@ -1,0 +1,715 @@
+//! What can be wrong with a policy server, and how it shows in an exchange. Pure: it is given
+//! what was seen, and has never opened a socket.
+
+use std::fmt::{self, Write as _};
+
+use crate::document::{self, FindingKind};
+use crate::policy::{MetaPolicy, Policy};
+use crate::probe::Ask;
+use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
+
+/// What fits into one segment on an ordinary path: an MTU of 1500, less the headers of IPv6 and
+/// TCP with its timestamps.
+pub const ONE_SEGMENT: usize = 1428;
+
+/// How much of an answer that is no policy is quoted.
+const QUOTED: usize = 40;
+
+/// Something about a policy server that its administrator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The name has no address; holds the resolver's reason.
+    Unresolved(String),
+    /// Nobody listens.
+    Refused,
+    /// Not even a refusal came back.
+    Filtered,
+    /// A network or a host on the way is missing; holds the system's reason.
+    Unreachable(String),
+    /// The probe's own host could not try; holds its system's reason.
+    LocalFailure(String),
+    /// Connected, and then nothing until time ran out.
+    Silent,
+    /// Closed without a byte.
+    Closed,
+    /// Reset before the answer was whole.
+    Reset {
+        /// How much of it had come.
+        received: usize,
+    },
+    /// A whole answer, and then a reset.
+    ResetAfterAnswer,
+    /// More than [`ANSWER_LIMIT`].
+    TooLarge,
+    /// A web server.
+    Http,
+    /// A server that wants TLS.
+    Tls,
+    /// Not XML.
+    NotXml {
+        /// Why, and where.
+        message: String,
+        /// How the answer begins.
+        beginning: Vec<u8>,
+    },
+    /// A policy that breaks off.
+    NoEndTag,
+    /// XML, but no policy that a player takes.
+    InvalidPolicy {
+        /// The first error, and where it is.
+        message: String,
+        /// How many there are.
+        errors: usize,
+    },
+    /// A policy that no NUL ends.
+    NoNul {
+        /// Whether the server closed instead of sending one.
+        closed: bool,
+    },
+    /// A rule of HTTP kind.
+    NoToPorts {
+        /// How many of them.
+        rules: usize,
+    },
+    /// An element that is about HTTP.
+    HttpElement {
+        /// How many of them.
+        elements: usize,
+    },
+    /// An answer that takes, or took, more than one segment.
+    SeveralSegments {
+        /// Its size with the NUL.
+        bytes: usize,
+        /// In how many pieces it came at least.
+        pieces: usize,
+    },
+    /// A `site-control` that changes nothing.
+    SiteControlIgnored {
+        /// Its value; `None` is one for HTTP and FTP.
+        stated: Option<MetaPolicy>,
+    },
+    /// Bytes after the NUL.
+    TrailingBytes(usize),
+    /// The server did not close.
+    LeftOpen,
+    /// The master allows the connection and sends some players to the destination all the same.
+    MetaPolicyAll,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// It works for the player that the probe imitates, and not for every other, or not always.
+    Warning,
+    /// The answer, if there was one, does not count.
+    Fault,
+}
+
+impl Severity {
+    /// The word that every kind of output uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+impl Finding {
+    /// The code of every finding and how much it matters, as the manual lists them.
+    pub const EVERY_CODE: [(&'static str, Severity); 23] = [
+        ("unresolved", Severity::Fault),
+        ("refused", Severity::Fault),
+        ("filtered", Severity::Fault),
+        ("unreachable", Severity::Fault),
+        ("local-failure", Severity::Fault),
+        ("silent", Severity::Fault),
+        ("closed", Severity::Fault),
+        ("reset", Severity::Fault),
+        ("reset-after-answer", Severity::Warning),
+        ("too-large", Severity::Fault),
+        ("http-server", Severity::Fault),
+        ("tls-server", Severity::Fault),
+        ("not-xml", Severity::Fault),
+        ("no-end-tag", Severity::Fault),
+        ("invalid-policy", Severity::Fault),
+        ("no-nul", Severity::Fault),
+        ("no-to-ports", Severity::Warning),
+        ("http-element", Severity::Note),
+        ("several-segments", Severity::Warning),
+        ("site-control-ignored", Severity::Warning),
+        ("trailing-bytes", Severity::Warning),
+        ("left-open", Severity::Note),
+        ("meta-policy-all", Severity::Note),
+    ];
+
+    /// The code that machine-readable output uses. It never changes.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unresolved(_) => "unresolved",
+            Self::Refused => "refused",
+            Self::Filtered => "filtered",
+            Self::Unreachable(_) => "unreachable",
+            Self::LocalFailure(_) => "local-failure",
+            Self::Silent => "silent",
+            Self::Closed => "closed",
+            Self::Reset { .. } => "reset",
+            Self::ResetAfterAnswer => "reset-after-answer",
+            Self::TooLarge => "too-large",
+            Self::Http => "http-server",
+            Self::Tls => "tls-server",
+            Self::NotXml { .. } => "not-xml",
+            Self::NoEndTag => "no-end-tag",
+            Self::InvalidPolicy { .. } => "invalid-policy",
+            Self::NoNul { .. } => "no-nul",
+            Self::NoToPorts { .. } => "no-to-ports",
+            Self::HttpElement { .. } => "http-element",
+            Self::SeveralSegments { .. } => "several-segments",
+            Self::SiteControlIgnored { .. } => "site-control-ignored",
+            Self::TrailingBytes(_) => "trailing-bytes",
+            Self::LeftOpen => "left-open",
+            Self::MetaPolicyAll => "meta-policy-all",
+        }
+    }
+
+    /// How much it matters.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::HttpElement { .. } | Self::LeftOpen | Self::MetaPolicyAll => Severity::Note,
+            Self::ResetAfterAnswer
+            | Self::NoToPorts { .. }
+            | Self::SeveralSegments { .. }
+            | Self::SiteControlIgnored { .. }
+            | Self::TrailingBytes(_) => Severity::Warning,
+            _ => Severity::Fault,
+        }
+    }
+
+    /// Whether it says nothing about what a player elsewhere would meet.
+    #[must_use]
+    pub fn is_inconclusive(&self) -> bool {
+        matches!(self, Self::Unresolved(_) | Self::Unreachable(_) | Self::LocalFailure(_))
+    }
+
+    /// What to do about it, where `ask` is what was asked of that port.
+    #[must_use]
+    pub fn remedy(&self, ask: Ask) -> &'static str {
+        match self {
+            Self::Unresolved(_) => "check the spelling of the name and the resolver of this host",
+            Self::Refused if ask == Ask::Destination => {
+                "grant the port in the policy on port 843; and see whether the service itself runs"
+            }
+            Self::Refused => {
+                "start the policy server (masterpolicyd serve), see which addresses it listens \
+                 on, and let the firewall accept the port"
+            }
+            Self::Filtered => {
+                "open the port in the firewall, or have it reject instead of drop: until then \
+                 every player waits out its limit here"
+            }
+            Self::Unreachable(_) => {
+                "see whether this host has a route to that address; a firewall that rejects by \
+                 ICMP looks the same"
+            }
+            Self::LocalFailure(_) => "mend this host first, or probe from another one",
+            Self::Silent if ask == Ask::Destination => {
+                "a service without a policy of its own stays silent like this; grant the port in \
+                 the policy on port 843"
+            }
+            Self::Silent => {
+                "see which program holds the port: one that waits for more than the request's 23 \
+                 bytes, for a line end say, is no policy server"
+            }
+            Self::Closed if ask == Ask::Destination => {
+                "a service that does not know the request closes like this; grant the port in the \
+                 policy on port 843"
+            }
+            Self::Closed => {
+                "see the log of the server: it does not know the request, has no policy to send, \
+                 or a limit or an access list turned this host away"
+            }
+            Self::Reset { .. } | Self::ResetAfterAnswer => {
+                "have the server read all 23 bytes of the request before it answers and closes; \
+                 one that answers first resets the connection"
+            }
+            Self::TooLarge => "serve the policy alone, and end it with a NUL",
+            Self::Http => {
+                "give the port to a policy server; a crossdomain.xml over HTTP authorises no socket"
+            }
+            Self::Tls => "serve the policy in the clear; only SecureSocket asks over TLS",
+            Self::NotXml { .. } => "have the server send the XML of a policy and nothing before it",
+            Self::NoEndTag => {
+                "send the document to its </cross-domain-policy>; a buffer in the server may be \
+                 too small for it"
+            }
+            Self::InvalidPolicy { .. } => "correct the policy; masterpolicyd check reads it too",
+            Self::NoNul { .. } => "end the document with one NUL byte, then close",
+            Self::NoToPorts { .. } => {
+                "add to-ports to every allow-access-from; this looks like a policy for HTTP"
+            }
+            Self::HttpElement { .. } => "leave out what is about HTTP",
+            Self::SeveralSegments { .. } => {
+                "send the whole answer with its NUL in one send, and keep it below 1429 bytes: \
+                 fewer rules, wildcards for names that share a domain"
+            }
+            Self::SiteControlIgnored { stated: Some(_) } => {
+                "state the meta-policy in the policy on port 843"
+            }
+            Self::SiteControlIgnored { stated: None } => {
+                "state all, master-only or none; masterpolicyd states master-only by default"
+            }
+            Self::TrailingBytes(_) => "send nothing after the NUL",
+            Self::LeftOpen => "close the connection after the NUL",
+            Self::MetaPolicyAll => "state master-only, unless other ports serve policies too",
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// In words, in one line, with nothing of the network's left unescaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unresolved(reason) => {
+                write!(f, "the name does not resolve: {}", Escaped(reason.as_bytes()))
+            }
+            Self::Refused => f.write_str("refused: nothing listens on this port"),
+            Self::Filtered => f.write_str("filtered: no answer at all, not even a refusal"),
+            Self::Unreachable(reason) => write!(f, "unreachable: {reason}"),
+            Self::LocalFailure(reason) => write!(f, "could not be asked from this host: {reason}"),
+            Self::Silent => f.write_str("accepts the connection and stays silent"),
+            Self::Closed => f.write_str("closed the connection without a byte"),
+            Self::Reset { received: 0 } => {
+                f.write_str("reset the connection without a byte of an answer")
+            }
+            Self::Reset { received } => write!(
+                f,
+                "reset the connection before the answer was whole, after {received} bytes: the \
+                 server answers before it reads"
+            ),
+            Self::ResetAfterAnswer => f.write_str(
+                "reset the connection after the answer: the server answers before it reads, and \
+                 some clients lose the answer with the reset",
+            ),
+            Self::TooLarge => {
+                write!(f, "more than {ANSWER_LIMIT} bytes came, and no NUL among them")
+            }
+            Self::Http => f.write_str("an HTTP server answers here"),
+            Self::Tls => f.write_str("a TLS server answers here"),
+            Self::NotXml { message, beginning } => {
+                let ellipsis = if beginning.len() > QUOTED { "..." } else { "" };
+                write!(
+                    f,
+                    "the answer is not XML: {} (it begins \"{}{ellipsis}\")",
+                    Escaped(message.as_bytes()),
+                    Escaped(&beginning[..beginning.len().min(QUOTED)])
+                )
+            }
+            Self::NoEndTag => {
+                f.write_str("the policy breaks off: there is no </cross-domain-policy>")
+            }
+            Self::InvalidPolicy { message, errors } => {
+                write!(f, "the policy is invalid: {}", Escaped(message.as_bytes()))?;
+                match errors {
+                    0 | 1 => Ok(()),
+                    _ => write!(f, " (and {} more)", errors - 1),
+                }
+            }
+            Self::NoNul { closed: true } => {
+                f.write_str("the server closed without the NUL that ends an answer")
+            }
+            Self::NoNul { closed: false } => f.write_str(
+                "the answer stops without the NUL that ends it, and the connection stays open",
+            ),
+            Self::NoToPorts { rules } => write!(
+                f,
+                "{} without to-ports, of the kind that HTTP policies have: no socket is granted, \
+                 and some players drop the whole policy",
+                Counted(*rules, "rule")
+            ),
+            Self::HttpElement { elements } => {
+                write!(f, "{} about HTTP, without meaning here", Counted(*elements, "element"))
+            }
+            Self::SeveralSegments { bytes, pieces } if *bytes > ONE_SEGMENT => write!(
+                f,
+                "the answer of {bytes} bytes takes more than one segment on an ordinary path{}, \
+                 and some players read only the first",
+                if *pieces > 1 { " (it came in several pieces)" } else { "" }
+            ),
+            Self::SeveralSegments { bytes, pieces } => write!(
+                f,
+                "the answer of {bytes} bytes came in {pieces} pieces, and some players read only \
+                 the first"
+            ),
+            Self::SiteControlIgnored { stated: Some(meta_policy) } => write!(
+                f,
+                "site-control says {meta_policy}, which players ignore here: it counts on port \
+                 843 alone"
+            ),
+            Self::SiteControlIgnored { stated: None } => f.write_str(
+                "site-control names a meta-policy for HTTP and FTP, which means nothing on a \
+                 socket: players take it as all",
+            ),
+            Self::TrailingBytes(bytes) => {
+                write!(f, "{} came after the NUL", Counted(*bytes, "byte"))
+            }
+            Self::LeftOpen => f.write_str("the server leaves closing to the client"),
+            Self::MetaPolicyAll => f.write_str(
+                "the meta-policy is all, so some players ask the destination port too, although \
+                 this policy allows the connection, and hang where it stays silent",
+            ),
+        }
+    }
+}
+
+/// A count and its noun: `1 rule`, `2 rules`.
+pub(crate) struct Counted<'a>(pub(crate) usize, pub(crate) &'a str);
+
+impl fmt::Display for Counted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// Bytes from the network as they may be shown on a terminal: whatever is not a printable
+/// character becomes an escape sequence.
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character {
+                    '"' | '\'' => f.write_char(character)?,
+                    _ => write!(f, "{}", character.escape_debug())?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an exchange amounts to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The policy, where a player takes the answer for one.
+    pub policy: Option<Policy>,
+    /// All there is to say about the exchange, the gravest first.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads `seen` as a player would that asked for `ask`. The policy's meta-policy is what counts
+/// there: `all` unless the master states another.
+#[must_use]
+pub fn diagnose(seen: &Transcript, ask: Ask) -> Diagnosis {
+    let mut findings: Vec<_> = fault_of_the_end(seen).into_iter().collect();
+    let mut policy = None;
+    if !seen.received.is_empty() && seen.end != End::TooLarge {
+        let (answer, rest) = at_nul(&seen.received);
+        // What a reset leaves of a policy says nothing about the policy.
+        if seen.end != End::Reset || !answer.starts_with(b"<") || is_http(answer) {
+            policy = read_answer(answer, ask, &mut findings);
+        }
+        if policy.is_some() {
+            look_at_the_wire(seen, answer.len() + 1, rest, &mut findings);
+        }
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity()));
+    if findings.first().is_some_and(|finding| finding.severity() == Severity::Fault) {
+        policy = None;
+    }
+    Diagnosis { policy, findings }
+}
+
+/// Whether an exchange ended without a word, so that who listens there is worth another question.
+#[must_use]
+pub fn is_wordless(findings: &[Finding]) -> bool {
+    matches!(findings, [Finding::Silent | Finding::Closed | Finding::Reset { received: 0 }])
+}
+
+/// Whom a reply to [`GREETING`](crate::probe::player::GREETING) betrays.
+#[must_use]
+pub fn recognise(reply: &[u8]) -> Option<Finding> {
+    if is_tls(reply) { Some(Finding::Tls) } else { is_http(reply).then_some(Finding::Http) }
+}
+
+/// What is before the first NUL, and what is after it.
+fn at_nul(received: &[u8]) -> (&[u8], &[u8]) {
+    match received.iter().position(|&byte| byte == 0) {
+        Some(nul) => (&received[..nul], &received[nul + 1..]),
+        None => (received, &[]),
+    }
+}
+
+fn fault_of_the_end(seen: &Transcript) -> Option<Finding> {
+    let received = seen.received.len();
+    Some(match &seen.end {
+        End::Answered(_) => return None,
+        End::Refused => Finding::Refused,
+        End::Filtered => Finding::Filtered,
+        End::Unreachable(reason) => Finding::Unreachable(reason.clone()),
+        End::Failed(reason) => Finding::LocalFailure(reason.clone()),
+        End::Reset => Finding::Reset { received },
+        End::TooLarge => Finding::TooLarge,
+        End::Closed if received == 0 => Finding::Closed,
+        End::TimedOut if received == 0 => Finding::Silent,
+        End::Closed => Finding::NoNul { closed: true },
+        End::TimedOut => Finding::NoNul { closed: false },
+    })
+}
+
+/// Reads the answer and adds what is to say about its text. Who answers in another protocol is
+/// named instead of all that follows from it.
+fn read_answer(answer: &[u8], ask: Ask, findings: &mut Vec<Finding>) -> Option<Policy> {
+    if let Some(other) = recognise(answer) {
+        *findings = vec![other];
+        return None;
+    }
+    let parsed = document::parse(answer);
+    let count = |kind| parsed.findings.iter().filter(|found| found.kind == kind).count();
+    let errors = parsed.findings.iter().filter(|found| found.kind.is_error()).count();
+    if let Some(first) = parsed.findings.iter().find(|found| found.kind.is_error()) {
+        let message = format!("line {}, column {}: {}", first.line, first.column, first.message);
+        findings.push(if first.kind != FindingKind::NotXml {
+            Finding::InvalidPolicy { message, errors }
+        } else if contains(answer, b"<cross-domain-policy")
+            && !contains(answer, b"</cross-domain-policy")
+        {
+            Finding::NoEndTag
+        } else {
+            Finding::NotXml { message, beginning: answer[..answer.len().min(QUOTED + 1)].to_vec() }
+        });
+        return None;
+    }
+    if count(FindingKind::NoPorts) > 0 {
+        findings.push(Finding::NoToPorts { rules: count(FindingKind::NoPorts) });
+    }
+    if count(FindingKind::HttpOnly) > 0 {
+        findings.push(Finding::HttpElement { elements: count(FindingKind::HttpOnly) });
+    }
+    let states_one = count(FindingKind::SiteControl) > 0;
+    let meta_policy = match (ask, parsed.meta_policy) {
+        (Ask::Master, Some(meta_policy)) => meta_policy,
+        (_, stated) => {
+            if states_one {
+                findings.push(Finding::SiteControlIgnored { stated });
+            }
+            MetaPolicy::All
+        }
+    };
+    let rules = parsed.rules.into_iter().map(|placed| placed.rule).collect();
+    Some(Policy { meta_policy, rules })
+}
+
+/// Adds what is to say about how an answer of `bytes` came, the NUL included.
+fn look_at_the_wire(seen: &Transcript, bytes: usize, rest: &[u8], findings: &mut Vec<Finding>) {
+    if bytes > ONE_SEGMENT || seen.reads > 1 {
+        findings.push(Finding::SeveralSegments { bytes, pieces: seen.reads });
+    }
+    if !rest.is_empty() {
+        findings.push(Finding::TrailingBytes(rest.len()));
+    }
+    match seen.end {
+        End::Answered(Aftermath::Reset) => findings.push(Finding::ResetAfterAnswer),
+        End::Answered(Aftermath::Open) => findings.push(Finding::LeftOpen),
+        _ => {}
+    }
+}
+
+/// An alert or a handshake record of any TLS version. Its third byte or one soon after is a NUL
+/// often enough, so that what comes after it must not be waited for.
+fn is_tls(answer: &[u8]) -> bool {
+    matches!(answer, [0x15 | 0x16, 0x03, ..])
+}
+
+/// A status line, or the bare page that a web server sends when it could not make out the
+/// request's version.
+fn is_http(answer: &[u8]) -> bool {
+    let text = answer.trim_ascii_start();
+    [&b"HTTP/"[..], b"<html", b"<!doctype html"]
+        .iter()
+        .any(|start| text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)))
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const RULES: &str = "<allow-access-from domain=\"*\" to-ports=\"5000\"/>";
+
+    fn seen(received: &[u8], end: End) -> Transcript {
+        let reads = usize::from(!received.is_empty());
+        Transcript { received: received.to_vec(), reads, end, took: Duration::ZERO }
+    }
+
+    fn answered(text: &str) -> Transcript {
+        seen(text.as_bytes(), End::Answered(Aftermath::Closed))
+    }
+
+    fn policy(inside: &str) -> String {
+        format!("<cross-domain-policy>{inside}</cross-domain-policy>\0")
+    }
+
+    fn codes(seen: &Transcript, ask: Ask) -> Vec<&'static str> {
+        diagnose(seen, ask).findings.iter().map(Finding::code).collect()
+    }
+
+    /// One of each, in the order of [`Finding::EVERY_CODE`].
+    fn every() -> Vec<Finding> {
+        let text = String::new;
+        vec![
+            Finding::Unresolved(text()),
+            Finding::Refused,
+            Finding::Filtered,
+            Finding::Unreachable(text()),
+            Finding::LocalFailure(text()),
+            Finding::Silent,
+            Finding::Closed,
+            Finding::Reset { received: 0 },
+            Finding::ResetAfterAnswer,
+            Finding::TooLarge,
+            Finding::Http,
+            Finding::Tls,
+            Finding::NotXml { message: text(), beginning: Vec::new() },
+            Finding::NoEndTag,
+            Finding::InvalidPolicy { message: text(), errors: 1 },
+            Finding::NoNul { closed: true },
+            Finding::NoToPorts { rules: 1 },
+            Finding::HttpElement { elements: 1 },
+            Finding::SeveralSegments { bytes: 1, pieces: 2 },
+            Finding::SiteControlIgnored { stated: None },
+            Finding::TrailingBytes(1),
+            Finding::LeftOpen,
+            Finding::MetaPolicyAll,
+        ]
+    }
+
+    #[test]
+    fn every_finding_has_a_code_of_its_own_words_and_a_remedy() {
+        let codes: Vec<_> = every().iter().map(|it| (it.code(), it.severity())).collect();
+        assert_eq!(codes, Finding::EVERY_CODE);
+        for finding in every() {
+            assert!(!finding.to_string().is_empty());
+            for ask in Ask::EVERY {
+                assert!(!finding.remedy(ask).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sound_answer_is_a_policy_and_nothing_else() {
+        let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
+        let Diagnosis { policy, findings } =
+            diagnose(&answered(&policy(&format!("{inside}{RULES}"))), Ask::Master);
+        let policy = policy.unwrap();
+        assert_eq!((policy.meta_policy, policy.rules.len()), (MetaPolicy::None, 1));
+        assert_eq!(findings, []);
+    }
+
+    #[test]
+    fn none_outside_the_master_locks_nobody_out() {
+        let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
+        let answer = answered(&policy(&format!("{inside}{RULES}")));
+        for ask in [Ask::LoadPolicy, Ask::Destination] {
+            let diagnosis = diagnose(&answer, ask);
+            assert_eq!(diagnosis.policy.unwrap().meta_policy, MetaPolicy::All);
+            let stated = Some(MetaPolicy::None);
+            assert_eq!(diagnosis.findings, [Finding::SiteControlIgnored { stated }]);
+        }
+    }
+
+    #[test]
+    fn a_whole_policy_without_its_nul_does_not_count() {
+        let text = policy(RULES);
+        for end in [End::Closed, End::TimedOut, End::Reset] {
+            let diagnosis =
+                diagnose(&seen(text.trim_end_matches('\0').as_bytes(), end), Ask::Master);
+            assert_eq!(diagnosis.policy, None);
+            assert_eq!(diagnosis.findings.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_not_blamed_on_the_text_it_cut() {
+        assert_eq!(codes(&seen(b"<cross-dom", End::Reset), Ask::Master), ["reset"]);
+        assert_eq!(codes(&seen(b"220 mail", End::Reset), Ask::Master), ["reset", "not-xml"]);
+        assert_eq!(codes(&seen(b"HTTP/1.1 400", End::Reset), Ask::Master), ["http-server"]);
+    }
+
+    #[test]
+    fn another_protocol_is_named_and_not_what_follows_from_it() {
+        let alert = [0x15, 3, 1, 0, 2, 2, 70];
+        assert_eq!(
+            codes(&seen(&alert, End::Answered(Aftermath::Reset)), Ask::Destination),
+            ["tls-server"]
+        );
+        let page = b"<!DOCTYPE HTML PUBLIC><html>";
+        assert_eq!(codes(&seen(page, End::Closed), Ask::Destination), ["http-server"]);
+        assert_eq!(codes(&seen(page, End::TimedOut), Ask::Destination), ["http-server"]);
+    }
+
+    #[test]
+    fn a_reply_to_the_greeting_betrays_the_server() {
+        assert_eq!(recognise(&[0x16, 3, 3, 0, 80, 2]), Some(Finding::Tls));
+        assert_eq!(recognise(&[0x15, 3, 1, 0, 2, 2, 70]), Some(Finding::Tls));
+        assert_eq!(recognise(b"HTTP/1.1 400 Bad Request\r\n"), Some(Finding::Http));
+        assert_eq!(recognise(b"<?xml version=\"1.0\"?>"), None);
+        assert_eq!(recognise(b""), None);
+    }
+
+    #[test]
+    fn an_empty_answer_is_no_policy() {
+        assert_eq!(codes(&answered("\0"), Ask::Master), ["not-xml"]);
+        assert_eq!(codes(&seen(b"", End::Closed), Ask::Master), ["closed"]);
+        assert_eq!(codes(&seen(b"", End::TimedOut), Ask::Master), ["silent"]);
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_and_has_no_nul_has_two_faults() {
+        let cut = seen(b"<cross-domain-policy><allow-acc", End::Closed);
+        assert_eq!(codes(&cut, Ask::Master), ["no-nul", "no-end-tag"]);
+    }
+
+    #[test]
+    fn all_remarks_of_one_answer_are_kept_the_gravest_first() {
+        let text = policy(&format!(
+            "<allow-access-from domain=\"a.test\"/>{RULES}\
+             <allow-http-request-headers-from domain=\"*\" headers=\"*\"/>"
+        ));
+        let mut seen = seen(format!("{text}junk").as_bytes(), End::Answered(Aftermath::Open));
+        seen.reads = 3;
+        let diagnosis = diagnose(&seen, Ask::Master);
+        assert_eq!(
+            diagnosis.findings,
+            [
+                Finding::NoToPorts { rules: 1 },
+                Finding::SeveralSegments { bytes: text.len(), pieces: 3 },
+                Finding::TrailingBytes(4),
+                Finding::HttpElement { elements: 1 },
+                Finding::LeftOpen,
+            ]
+        );
+        assert_eq!(diagnosis.policy.unwrap().rules.len(), 1);
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        let shown = |bytes: &[u8]| Escaped(bytes).to_string();
+        assert_eq!(shown(b"\x1b[2J\r\n\x00\x9b\xff"), r"\u{1b}[2J\r\n\0\x9b\xff");
+        assert_eq!(shown("\u{9b}\u{202e}".as_bytes()), r"\u{9b}\u{202e}");
+        assert_eq!(shown("\"m\u{fc}nchen\" 'a\\b'".as_bytes()), "\"m\u{fc}nchen\" 'a\\\\b'");
+    }
+}

@@ -6,6 +6,7 @@
 #   make deb, make rpm      a package, in target/package
 #   sudo make check-packages  install the packages in a booted container
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
+#   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
 #   sudo make install       what was built, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
 
@@ -24,7 +25,9 @@ SCRIPTS = .ci/run $(wildcard scripts/*)
 CONFIG = $(DESTDIR)$(sysconfdir)/masterpolicyd
 INSTALL = install
 
-.PHONY: all build run check bench install uninstall clean
+FUZZ_SECONDS = 600
+
+.PHONY: all build run check bench fuzz install uninstall clean
 .PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
@@ -73,6 +76,9 @@ check-instructions:
 bench:
 	@scripts/prepare bench
 	@scripts/bench $(if $(QUICK),--quick) $(BENCH_ARGUMENTS)
+
+fuzz:
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 install:
 	@test -x $(BINARY) || { echo "$(BINARY) is not built yet: run 'make build' first" >&2; exit 1; }

@@ -103,7 +103,7 @@ impl Histogram {
 /// What is so at the moment of a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gauges {
-    /// Unfinished connections.
+    /// Unfinished connections, that of the scrape among them.
     pub connections: usize,
     /// Rules in the policy.
     pub policy_rules: usize,
@@ -118,7 +118,11 @@ pub struct Gauges {
 /// The name, the type and the help of every metric, in the order of the text.
 pub const METRICS: [(&str, &str, &str); 11] = [
     ("masterpolicyd_requests_total", "counter", "Connections that ended, by result."),
-    ("masterpolicyd_connections", "gauge", "Connections that are not finished."),
+    (
+        "masterpolicyd_connections",
+        "gauge",
+        "Connections that are not finished, scrapes among them.",
+    ),
     ("masterpolicyd_accept_errors_total", "counter", "Connections that could not be accepted."),
     (
         "masterpolicyd_request_duration_seconds",

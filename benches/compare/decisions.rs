@@ -163,6 +163,8 @@ fn workers(cores: Cores, requests: usize, answer: &[u8]) -> Vec<Case> {
     let shared_socket = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_reuse_port(true).expect("SO_REUSEPORT");
+        // For what the daemons before left in TIME_WAIT.
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
         socket.bind(&address.into()).expect("binding");
         socket.listen(4096).expect("listening");
         socket

@@ -10,7 +10,6 @@ use crate::cores::Cores;
 use crate::peers::{Peer, Running};
 use crate::state::{Calls, IdleConnections};
 use crate::support::load::{self, Load, Shape, Sources};
-use crate::support::network::resets_sent;
 
 /// Requests before the first that counts: caches, compilers at run time, pools.
 const WARM_UP: usize = 1000;
@@ -128,4 +127,17 @@ pub(crate) fn run(
         }
     }
     figures
+}
+
+/// Resets that this network namespace has sent since it exists. Exact in a namespace of one's
+/// own: what no client can see for certain, the kernel counts.
+fn resets_sent() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("the counters of TCP");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    names
+        .split(' ')
+        .zip(values.split(' '))
+        .find_map(|(name, value)| (name == "OutRsts").then(|| value.parse().expect("a count")))
+        .expect("OutRsts")
 }

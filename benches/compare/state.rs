@@ -157,7 +157,7 @@ pub(crate) fn starts(peer: &Peer, cores: Cores, times: usize) -> Vec<f64> {
             let setup = peer.setup(address).rules(RULES);
             let began = Instant::now();
             let mut daemon = cores.with_server(|| setup.spawn());
-            daemon.wait_for_ready();
+            daemon.wait_for_state("READY=1");
             microseconds(began.elapsed()) / 1000.0
         })
         .collect()

@@ -579,7 +579,17 @@ impl Server {
     }
 
     /// Closes a connection that has not come to its end by itself.
+    ///
+    /// Its request may have come since the poll last looked, and then it is answered: under a
+    /// flood, the oldest connection is not always one of the flood's.
     fn end(&mut self, mut connection: Connection, outcome: Outcome, now: Instant) {
+        if let Talk::Policy { exchange, document } = &mut connection.talk {
+            let answer = Some(document.bytes());
+            let progress = advance(&connection.stream, exchange, answer, &mut self.buffer);
+            if let Progress::Done { outcome, last_read } = progress {
+                return self.close(connection, outcome, now, last_read);
+            }
+        }
         let outcome = connection.talk.close(outcome);
         self.close(connection, outcome, now, 0);
     }

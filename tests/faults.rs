@@ -14,7 +14,7 @@ use support::daemon::{RULES, Stderr, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
 use support::process::{cpu_share, preloaded, strace};
-use support::{Daemon, Setup, figure};
+use support::{Daemon, Setup, figure, raise_descriptor_limit};
 
 fn exchanges(daemon: &Daemon, requests: usize) -> Report {
     exchanges_at_once(daemon, requests, 16)
@@ -236,6 +236,7 @@ fn a_clock_that_jumps_a_year_changes_nothing() {
 #[test]
 fn with_64_descriptors_and_1000_idle_clients_new_ones_are_served() {
     let test = "with_64_descriptors_and_1000_idle_clients_new_ones_are_served";
+    raise_descriptor_limit();
     in_a_roomy_network(test, || {
         let daemon = Setup::new()
             .descriptors(64)

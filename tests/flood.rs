@@ -16,13 +16,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use support::daemon::{RULES, Rule, dial, document, finish};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::{in_a_roomy_network, in_own_network, listen};
-use support::{Daemon, SOON, Setup, figure, scaled};
+use support::{Daemon, SOON, Setup, figure, raise_descriptor_limit, scaled};
 
 /// Nobody else on the machine, as far as this file can see to it.
 fn alone() -> MutexGuard<'static, ()> {
@@ -34,8 +33,7 @@ fn alone() -> MutexGuard<'static, ()> {
 /// As many connections as wanted, or as many as the descriptor limit has room for.
 fn connections_allowed(test: &str, wanted: usize) -> usize {
     const OTHERS: u64 = 500;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the descriptor limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the whole of one's own limit");
+    let hard = raise_descriptor_limit();
     let room = usize::try_from(hard.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
     if room < wanted {
         scaled(
@@ -124,12 +122,14 @@ fn half_requests_from_200_addresses_cost_no_one_an_answer_little_latency_and_lit
             .start();
         // The tail of one run is a matter of a few exchanges: the middle one of three runs is
         // compared, so that a single hiccup of the machine decides nothing.
-        let run = |_| {
+        let mut answered = 0;
+        let mut run = |_| {
             let report = honest(&daemon, 20_000);
             report.assert_all_answered();
+            answered += report.answered;
             report.latency.quantile(999)
         };
-        let mut quiet: Vec<Duration> = (0..ROUNDS).map(run).collect();
+        let mut quiet: Vec<Duration> = (0..ROUNDS).map(&mut run).collect();
         let before = daemon.status().resident_kib();
 
         let mark = daemon.log.mark();
@@ -146,7 +146,7 @@ fn half_requests_from_200_addresses_cost_no_one_an_answer_little_latency_and_lit
         let (quiet, flooded) = (quiet[ROUNDS / 2], flooded[ROUNDS / 2]);
         let ratio = flooded.as_secs_f64() / quiet.as_secs_f64();
         figure(test, "connections", flood, "connections");
-        figure(test, "answered", ROUNDS * 20_000, "requests");
+        figure(test, "answered", answered, "requests");
         figure(test, "p999-quiet", format_args!("{:.3}", quiet.as_secs_f64() * 1e3), "ms");
         figure(test, "p999-flooded", format_args!("{:.3}", flooded.as_secs_f64() * 1e3), "ms");
         figure(test, "p999-ratio", format_args!("{ratio:.2}"), "times");
@@ -347,7 +347,6 @@ fn clients_that_never_read_their_answer_cost_nothing_beyond_their_deadline() {
         let expected = document(&rules);
         assert_eq!(daemon.ask().len(), expected.len());
         let before = daemon.status().resident_kib();
-        let began = Instant::now();
         let stalled: Vec<TcpStream> = (0..200)
             .map(|number| {
                 let socket = load::connect(daemon.address(), ATTACKERS.address(number))
@@ -366,8 +365,8 @@ fn clients_that_never_read_their_answer_cost_nothing_beyond_their_deadline() {
         assert_eq!(daemon.ask(), expected, "an honest client beside them");
         assert_eq!(counter(&daemon, "open"), 200, "the answer does not fit into any buffer");
         // Their time has to pass: it is what this is about.
-        thread::sleep(Duration::from_millis(2500).saturating_sub(began.elapsed()));
-        assert_eq!(counter(&daemon, "open"), 0, "{:?} after the first", began.elapsed());
+        thread::sleep(Duration::from_millis(2500));
+        assert_eq!(counter(&daemon, "open"), 0);
         let grown = daemon.status().resident_kib().saturating_sub(before);
         assert!(grown <= 1024, "resident memory grew by {grown} KiB");
         figure(test, "memory-growth", grown, "KiB");

@@ -226,6 +226,13 @@ struct Exchange {
     received: Vec<u8>,
 }
 
+enum Sending {
+    /// Every step is taken.
+    Complete,
+    Blocked,
+    LetsOthers,
+}
+
 enum Progress {
     Waiting,
     LetOthers,
@@ -237,8 +244,9 @@ struct Client<'a> {
     steps: Vec<Step>,
     poll: Poll,
     slots: Vec<Option<Exchange>>,
-    /// Slots that gave way and go on in the next turn.
+    /// Slots that begin, or that gave way: they go on in the next turn.
     resumed: VecDeque<usize>,
+    buffer: Box<[u8]>,
     begun: usize,
     ended: usize,
     began: Instant,
@@ -255,6 +263,7 @@ impl<'a> Client<'a> {
             poll: Poll::new().expect("a poll set"),
             slots: (0..load.concurrency).map(|_| None).collect(),
             resumed: VecDeque::new(),
+            buffer: vec![0; 16 * 1024].into_boxed_slice(),
             begun: 0,
             ended: 0,
             began: Instant::now(),
@@ -304,9 +313,19 @@ impl<'a> Client<'a> {
             match stream {
                 Ok(stream) => {
                     let received = Vec::with_capacity(1024);
-                    let exchange = Exchange { stream, began, step: 0, sent: 0, received };
+                    let mut exchange = Exchange { stream, began, step: 0, sent: 0, received };
+                    // The request follows the handshake at once, as a player's does. The answer
+                    // is left to the next turn: a server that is quick enough would have one
+                    // exchange follow the other here, and the other slots wait.
+                    match exchange.send(&self.steps) {
+                        Err(failure) => {
+                            self.end(Duration::ZERO, Err(failure));
+                            continue;
+                        }
+                        Ok(Sending::Blocked) => {}
+                        Ok(Sending::LetsOthers | Sending::Complete) => self.resumed.push_back(slot),
+                    }
                     self.slots[slot] = Some(exchange);
-                    self.advance(slot);
                     return;
                 }
                 Err(error) => self.end(Duration::ZERO, Err(format!("connect: {error}"))),
@@ -316,7 +335,7 @@ impl<'a> Client<'a> {
 
     fn advance(&mut self, slot: usize) {
         let Some(exchange) = &mut self.slots[slot] else { return };
-        match exchange.advance(&self.steps, self.load.documents) {
+        match exchange.advance(&self.steps, self.load.documents, &mut self.buffer) {
             Progress::Waiting => {}
             Progress::LetOthers => self.resumed.push_back(slot),
             Progress::Done(outcome) => {
@@ -370,7 +389,17 @@ impl<'a> Client<'a> {
 }
 
 impl Exchange {
-    fn advance(&mut self, steps: &[Step], documents: &[&[u8]]) -> Progress {
+    fn advance(&mut self, steps: &[Step], documents: &[&[u8]], buffer: &mut [u8]) -> Progress {
+        match self.send(steps) {
+            Ok(Sending::Complete) => self.receive(documents, buffer),
+            Ok(Sending::Blocked) => Progress::Waiting,
+            Ok(Sending::LetsOthers) => Progress::LetOthers,
+            Err(failure) => Progress::Done(Err(failure)),
+        }
+    }
+
+    /// Takes the steps that can be taken.
+    fn send(&mut self, steps: &[Step]) -> Result<Sending, String> {
         while let Some(step) = steps.get(self.step) {
             let done = match step {
                 Step::Send(bytes) => self.stream.write(&bytes[self.sent..]).map(|written| {
@@ -381,7 +410,7 @@ impl Exchange {
                 Step::AwaitAnswer => self.stream.peek(&mut [0]).map(|_| true),
                 Step::LetOthers => {
                     self.step += 1;
-                    return Progress::LetOthers;
+                    return Ok(Sending::LetsOthers);
                 }
             };
             match done {
@@ -390,14 +419,18 @@ impl Exchange {
                     self.sent = 0;
                 }
                 Ok(false) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sending::Blocked),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Progress::Done(Err(format!("{step:?}: {error}"))),
+                Err(error) => return Err(format!("{step:?}: {error}")),
             }
         }
-        let mut buffer = [0; 16 * 1024];
+        Ok(Sending::Complete)
+    }
+
+    /// Reads what there is, and judges it at the end of the stream.
+    fn receive(&mut self, documents: &[&[u8]], buffer: &mut [u8]) -> Progress {
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.stream.read(buffer) {
                 Ok(0) => return Progress::Done(self.judge(documents)),
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
@@ -410,18 +443,18 @@ impl Exchange {
         }
     }
 
-    /// A reset that arrives behind the end of the stream shows in no read: ask for it.
     fn judge(&self, documents: &[&[u8]]) -> Result<usize, String> {
-        match self.stream.take_error() {
-            Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Err(format!("behind the answer: {error}")),
-        }
-        documents.iter().position(|document| *document == self.received).ok_or_else(|| {
-            format!(
-                "not the document: {} bytes, {:?}",
+        // A reset that arrives behind the end of the stream shows in no read: ask for it.
+        let error = self.stream.take_error().unwrap_or_else(Some);
+        let document = documents.iter().position(|document| *document == self.received);
+        match (document, error) {
+            (Some(document), None) => Ok(document),
+            (Some(_), Some(error)) => Err(format!("behind the answer: {error}")),
+            (None, error) => Err(format!(
+                "not the document: {} bytes, {:?}, {error:?}",
                 self.received.len(),
                 String::from_utf8_lossy(&self.received)
-            )
-        })
+            )),
+        }
     }
 }

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs, io, process as std_process};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 pub(crate) use daemon::{Daemon, Setup};
 
 /// How long anything may take that is expected to happen at once. Only a failing test waits it
@@ -46,6 +48,13 @@ fn say(line: &str) {
 
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Takes all descriptors that this process may have, and says how many those are.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the descriptor limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the whole of one's own limit");
+    hard
 }
 
 /// Where a program is, if it is installed; the directories of an administrator included.

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -436,8 +436,14 @@ impl Daemon {
             if let Some(found) = self.notify.take(assignment) {
                 return found;
             }
-            if self.exited.try_recv().is_ok() {
+            // Told once, or told before.
+            if self.exited.try_recv() != Err(TryRecvError::Empty) {
                 let status = self.child.wait().expect("an exit status");
+                // What it said last may still be unread.
+                while self.notify.receive(Duration::from_millis(1)) {}
+                if let Some(found) = self.notify.take(assignment) {
+                    return found;
+                }
                 panic!("ended before {assignment}: {status}\n{}", self.log.everything());
             }
             assert!(
@@ -514,8 +520,8 @@ impl Daemon {
 
     #[track_caller]
     pub(crate) fn wait_for_exit(&mut self, patience: Duration) -> ExitStatus {
-        let exited = self.exited.recv_timeout(patience);
-        assert!(exited.is_ok(), "still running after {patience:?}\n{}", self.log.everything());
+        let exited = self.exited.recv_timeout(patience) != Err(RecvTimeoutError::Timeout);
+        assert!(exited, "still running after {patience:?}\n{}", self.log.everything());
         self.child.wait().expect("an exit status")
     }
 
@@ -581,13 +587,14 @@ struct Notify {
 }
 
 impl Notify {
-    fn receive(&mut self, patience: Duration) {
+    /// Waits for a message; whether there was one.
+    fn receive(&mut self, patience: Duration) -> bool {
         self.socket.set_read_timeout(Some(patience)).expect("a read timeout");
         let mut buffer = [0; 4096];
-        if let Ok(count) = self.socket.recv(&mut buffer) {
-            let text = String::from_utf8_lossy(&buffer[..count]);
-            self.unread.extend(text.lines().map(str::to_owned));
-        }
+        let Ok(count) = self.socket.recv(&mut buffer) else { return false };
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        self.unread.extend(text.lines().map(str::to_owned));
+        true
     }
 
     /// The first assignment that begins so; those before it are gone.

@@ -23,9 +23,7 @@ use crate::document::Document;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
-
-/// What a player sends, its NUL included.
-const REQUEST: &[u8] = b"<policy-file-request/>\0";
+use crate::probe::player::REQUEST;
 
 /// A player gives up on port 843 after this long, so that a later answer is none.
 const PATIENCE: Duration = Duration::from_secs(3);

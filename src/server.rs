@@ -450,6 +450,7 @@ impl Server {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     listener.is_ready = false;
+                    listener.failures = 0;
                     return;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -787,7 +788,14 @@ impl Server {
         for index in 0..self.listeners.len() {
             self.listeners[index].is_ready = true;
             self.listeners[index].paused_until = None;
-            self.accept(index, now);
+            // As many as the longest queue holds by default, 4096: no flood keeps us from ending.
+            for _ in 0..4096 / ACCEPT_BATCH {
+                self.accept(index, now);
+                let Listener { is_ready, paused_until, .. } = self.listeners[index];
+                if !is_ready || paused_until.is_some() {
+                    break;
+                }
+            }
         }
     }
 

@@ -105,8 +105,18 @@ fn a_file_that_only_masks_another_has_to_be_trusted_too() {
 #[test]
 fn in_a_sticky_directory_nobody_can_replace_the_file_of_another() {
     let scratch = sound();
-    set_mode(&scratch.join("policy.d"), 0o1777);
+    set_mode(&scratch.join(""), 0o1777);
     assert!(load(&scratch).is_ok());
+}
+
+#[test]
+fn in_a_sticky_directory_of_drop_ins_anybody_could_add_a_rule() {
+    let scratch = sound();
+    set_mode(&scratch.join("policy.d"), 0o1777);
+    assert!(
+        refusal(&scratch)
+            .starts_with("policy.d:1:1: this directory lets its group and others add files to it")
+    );
 }
 
 #[test]

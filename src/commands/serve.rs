@@ -66,9 +66,9 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     }
     warn_unreadable(&configuration, &identity);
 
-    let service_uid = identity.uid.as_raw();
+    let named_uid = settings.user.as_deref().and_then(trust.lookup);
     let reload =
-        reloader(path.to_owned(), settings.clone(), trust.starting_uid, service_uid, authority);
+        reloader(path.to_owned(), settings.clone(), trust.starting_uid, named_uid, authority);
     let service = service(&configuration);
     let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
     enter_sandbox(settings.sandbox, &readable_directories(&configuration, path))?;
@@ -103,6 +103,10 @@ fn bind(settings: &Settings) -> Result<Bound, BindError> {
     let bound = listen::bind(&addresses, Inherited::from_env()?, &holders)?;
     for warning in &bound.warnings {
         warn!("{warning}");
+    }
+    // Metrics alone are nothing to be ready for.
+    if !bound.sockets.iter().any(|socket| settings.listen.contains(&socket.address)) {
+        return Err(BindError::NoAddress);
     }
     Ok(bound)
 }
@@ -187,12 +191,12 @@ fn reloader(
     path: PathBuf,
     started: Settings,
     starting_uid: u32,
-    service_uid: u32,
+    named_uid: Option<u32>,
     authority: Authority,
 ) -> server::Reload {
     Box::new(move || {
-        // Another user would need a restart, so whoever is named, it is still this one.
-        let trust = Trust { starting_uid, lookup: &|_| Some(service_uid) };
+        // Another user would need a restart, so whoever is named now, it is still the first one.
+        let trust = Trust { starting_uid, lookup: &|_| named_uid };
         let configuration = config::load(&path, &trust)?;
         log_warnings(&configuration);
         for key in changed_for_restart(&started, &configuration.settings) {

@@ -77,13 +77,8 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("policy-dirs", &mut settings.policy_dirs, faults, policy_dirs);
     top.read("limits", &mut settings.limits, faults, limits);
     top.read("log", &mut settings.log, faults, log);
-    settings.metrics_listen = top.read_optional("metrics", faults, metrics);
-    if let (Some(address), Some(value)) = (settings.metrics_listen, top.get("metrics")) {
-        if settings.listen.contains(&address) {
-            let start = value.span().start;
-            faults.add(start, format_args!("{address} is to serve the policy already"));
-        }
-    }
+    settings.metrics_listen =
+        top.read_optional("metrics", faults, |value, faults| metrics(value, &settings, faults));
     let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
     let values = top.spots(text);
     top.finish(&[], faults);
@@ -122,14 +117,21 @@ fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {
     Some(log)
 }
 
-fn metrics(value: &Value<'_>, faults: &mut Faults) -> Option<SocketAddr> {
+fn metrics(value: &Value<'_>, settings: &Settings, faults: &mut Faults) -> Option<SocketAddr> {
     let DeValue::Table(table) = value.get_ref() else {
         faults.expected("a table, [metrics]", value);
         return None;
     };
     let mut section = Section::new("[metrics]", table);
     let listen = section.read_optional("listen", faults, |value, faults| {
-        parsed::<ListenAddress>(value, faults).map(|ListenAddress(address)| address)
+        let ListenAddress(address) = parsed(value, faults)?;
+        if settings.listen.contains(&address) {
+            let message = format!("{address} is to serve the policy already");
+            faults.add(value.span().start, message);
+        } else if let Some(other) = settings.listen.iter().find(|it| overlap(**it, address)) {
+            faults.add(value.span().start, Overlap(*other, address));
+        }
+        Some(address)
     });
     section.finish(&TOP_LEVEL, faults);
     listen
@@ -198,6 +200,10 @@ fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
             faults.add(element.span().start, format_args!("{address} is there already"));
             return None;
         }
+        if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+            faults.add(element.span().start, Overlap(*other, address));
+            return None;
+        }
         seen.push(address);
         Some(address)
     })?;
@@ -206,6 +212,25 @@ fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
         return None;
     }
     Some(addresses)
+}
+
+/// Whether one of two addresses is the wildcard of the other's family, with the same port: the
+/// system lets only one of them be bound.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// What is wrong with two such addresses.
+struct Overlap(SocketAddr, SocketAddr);
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(one, other) = self;
+        let (wildcard, own) = if one.ip().is_unspecified() { (one, other) } else { (other, one) };
+        write!(f, "{wildcard} takes what is sent to {own} as well; leave one of the two out")
+    }
 }
 
 /// An address and a port to listen on.

@@ -205,7 +205,7 @@ impl<'a> Loader<'a> {
                 self.problems.push(Problem::at(severity, spot, message));
                 None
             }
-            uid => uid.filter(|_| is_started_as_root),
+            uid => uid,
         }
     }
 
@@ -215,8 +215,9 @@ impl<'a> Loader<'a> {
         guard: &mut Guard,
         rules: &mut Vec<PlacedRule>,
     ) -> Vec<Masked> {
-        self.problems
-            .extend(settings.policy_dirs.iter().filter_map(|dir| guard.judge_directory(dir)));
+        self.problems.extend(
+            settings.policy_dirs.iter().filter_map(|dir| guard.judge_policy_directory(dir)),
+        );
         let found = drop_ins::find(&settings.policy_dirs);
         self.problems.extend(found.problems);
         for path in found.files.values() {

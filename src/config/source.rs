@@ -177,6 +177,26 @@ impl Guard {
         self.judged.insert(real).then(|| self.judge(directory, &metadata)).flatten()
     }
 
+    /// What speaks against a directory of drop-ins. That it is sticky does not help it: a file that
+    /// others add is a rule that they add.
+    pub(super) fn judge_policy_directory(&mut self, directory: &Path) -> Option<Problem> {
+        if let Some(problem) = self.judge_directory(directory) {
+            return Some(problem);
+        }
+        let metadata = fs::metadata(directory).ok()?;
+        let mode = metadata.mode();
+        if mode & STICKY == 0 {
+            return None;
+        }
+        let who = who_can_write(mode)?;
+        let message = format!(
+            "this directory lets {who} add files to it (mode {:04o}); chmod go-w {}",
+            mode & 0o7777,
+            directory.display()
+        );
+        Some(Problem::about(directory, message))
+    }
+
     fn judge(&self, path: &Path, metadata: &Metadata) -> Option<Problem> {
         let what = if metadata.is_dir() { "directory" } else { "file" };
         let (fault, remedy) =
@@ -231,12 +251,7 @@ fn fault_of_mode(metadata: &Metadata) -> Option<(String, &'static str)> {
     if metadata.is_dir() && mode & STICKY != 0 {
         return None;
     }
-    let who = match mode & OTHERS_WRITE {
-        0 => return None,
-        0o020 => "its group",
-        0o002 => "others",
-        _ => "its group and others",
-    };
+    let who = who_can_write(mode)?;
     let mode = mode & 0o7777;
     let fault = if metadata.is_dir() {
         format!("lets {who} replace the files in it (mode {mode:04o})")
@@ -244,6 +259,16 @@ fn fault_of_mode(metadata: &Metadata) -> Option<(String, &'static str)> {
         format!("can be written by {who} (mode {mode:04o})")
     };
     Some((fault, "chmod go-w"))
+}
+
+/// Who beside the owner may write.
+fn who_can_write(mode: u32) -> Option<&'static str> {
+    match mode & OTHERS_WRITE {
+        0 => None,
+        0o020 => Some("its group"),
+        0o002 => Some("others"),
+        _ => Some("its group and others"),
+    }
 }
 
 /// Whether `uid` surely lacks a permission. Which groups it is in is not known here, except that

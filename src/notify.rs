@@ -9,13 +9,15 @@
 use std::env;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 
@@ -88,7 +90,7 @@ impl Notifier {
 
     /// The service is up, or has finished reloading.
     pub fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={status}"), None);
+        self.insist(&format!("READY=1\nSTATUS={status}"), None);
     }
 
     /// The service has begun to reload; [`ready`](Self::ready) ends it.
@@ -100,7 +102,7 @@ impl Notifier {
 
     /// The service has begun to stop.
     pub fn stopping(&self, status: &str) {
-        self.send(&format!("STOPPING=1\nSTATUS={status}"), None);
+        self.insist(&format!("STOPPING=1\nSTATUS={status}"), None);
     }
 
     /// One line about how the service is doing.
@@ -116,7 +118,7 @@ impl Notifier {
     /// Hands a descriptor to the service manager, to be given back under `name` at the next
     /// start. Needs `FileDescriptorStoreMax=` in the unit; without it nothing is kept.
     pub fn store(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        self.send(&format!("FDSTORE=1\nFDNAME={name}"), Some(descriptor));
+        self.insist(&format!("FDSTORE=1\nFDNAME={name}"), Some(descriptor));
     }
 
     /// Asks the service manager to forget what it keeps under `name`.
@@ -124,20 +126,40 @@ impl Notifier {
         self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
     }
 
+    /// Sends what is said again soon, or matters little.
     fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) {
-        let Some(socket) = &self.socket else { return };
+        if let Err(error) = self.try_send(message, descriptor) {
+            log::debug!("cannot notify the service manager: {error}");
+        }
+    }
+
+    /// Sends what is said once: a service manager that is behind with reading, as at a busy boot,
+    /// has a second.
+    fn insist(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) {
+        let mut sent = self.try_send(message, descriptor);
+        if let (Err(Errno::EAGAIN), Some(socket)) = (&sent, &self.socket) {
+            let mut descriptors = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut descriptors, PollTimeout::from(1000_u16)).is_ok() {
+                sent = self.try_send(message, descriptor);
+            }
+        }
+        if let Err(error) = sent {
+            log::warn!("cannot notify the service manager: {}", io::Error::from(error));
+        }
+    }
+
+    fn try_send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let Some(socket) = &self.socket else { return Ok(()) };
         let descriptors = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
         let control = descriptors.as_ref().map(|fds| ControlMessage::ScmRights(fds));
-        let sent = sendmsg::<UnixAddr>(
+        sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
             &[IoSlice::new(message.as_bytes())],
             control.as_slice(),
             MsgFlags::MSG_NOSIGNAL,
             None,
-        );
-        if let Err(error) = sent {
-            log::debug!("cannot notify the service manager: {error}");
-        }
+        )
+        .map(drop)
     }
 }
 

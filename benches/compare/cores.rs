@@ -1,4 +1,9 @@
-//! Which processor the client runs on and which the server, so that neither is in the other's way.
+//! Which processor the client runs on and which the server.
+//!
+//! Apart, neither is in the other's way, and a server that is quicker than the client is woken for
+//! most requests. On one processor they take turns, and the server finds a queue whenever it
+//! runs, as one does that has all it can do: so long as waking it does not take the processor from
+//! the client, which is what `SCHED_BATCH` is for (`sched(7)`; scripts/bench sets it).
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

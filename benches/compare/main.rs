@@ -229,18 +229,20 @@ fn measure_daemon(
     let start_ms = state::starts(peer, cores, extent.starts);
     let reload = state::reload(cores, 1000, extent.reloads);
     tell(format_args!("beside {} idle connections", extent.beside_connections));
+    let busy = cores.beside_the_client();
     let idle = state::beside_idle_connections(
-        cores,
+        busy,
         extent.beside_connections,
         extent.rounds,
         extent.side_requests,
     );
     tell(format_args!("1000 rules"));
-    let rules = state::many_rules(cores, 1000, extent.rounds, extent.rules_requests);
-    let done: usize = figures.rounds.iter().map(|round| round.requests).sum();
+    let rules = state::many_rules(busy, 1000, extent.rounds, extent.rules_requests);
+    let rounds = figures.rounds.iter().chain(&figures.apart);
+    let done: usize = rounds.map(|round| round.requests).sum();
     tell(format_args!("the rest of {} exchanges", extent.exchanges));
     let rest = extent.exchanges.checked_sub(done).filter(|left| *left > 0).map(|left| {
-        let server = peer.start(cores, answer);
+        let server = peer.start(busy, answer);
         rounds::measure(&server, left, CONCURRENCY, answer)
     });
     DaemonFigures {

@@ -28,7 +28,10 @@ pub(crate) enum Kind {
     Bare(&'static [&'static str]),
     /// The daemon, or another build of it.
     Daemon(PathBuf),
-    Nginx,
+    Nginx {
+        /// Whether it reads the request before it answers.
+        reads: bool,
+    },
     HaProxy,
     Node,
 }
@@ -55,7 +58,8 @@ impl Peer {
             ("bare loop, MSG_MORE".to_owned(), Kind::Bare(&["more"])),
             ("bare loop, MSG_MORE and TCP_DEFER_ACCEPT".to_owned(), Kind::Bare(&["more", "defer"])),
             ("masterpolicyd".to_owned(), daemon),
-            ("nginx, stream return".to_owned(), Kind::Nginx),
+            ("nginx, stream return".to_owned(), Kind::Nginx { reads: false }),
+            ("nginx, ssl_preread and return".to_owned(), Kind::Nginx { reads: true }),
             ("HAProxy, Lua service".to_owned(), Kind::HaProxy),
             ("Node, the usual script".to_owned(), Kind::Node),
         ];
@@ -69,7 +73,9 @@ impl Peer {
                 let program = match &kind {
                     Kind::Bare(_) => bare.clone(),
                     Kind::Daemon(program) => Some(program.clone()),
-                    Kind::Nginx => find_program("nginx").filter(|_| nginx_modules().is_some()),
+                    Kind::Nginx { .. } => {
+                        find_program("nginx").filter(|_| nginx_modules().is_some())
+                    }
                     Kind::HaProxy => find_program("haproxy"),
                     Kind::Node => find_program("node"),
                 };
@@ -121,11 +127,11 @@ impl Peer {
                 .arg(Path::new(SOURCES).join("haproxy.cfg"))
                 .envs([("PEERS", SOURCES), ("PORT", &port)])
                 .env("ANSWER", &file),
-            Kind::Nginx => command
+            Kind::Nginx { reads } => command
                 .arg("-p")
                 .arg(directory.path())
                 .args(["-e", "stderr", "-c"])
-                .arg(configure_nginx(&directory, &port, answer)),
+                .arg(configure_nginx(&directory, &port, reads, answer)),
         };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = cores.with_server(|| command.spawn()).expect("starting a peer");
@@ -170,7 +176,7 @@ fn nginx_modules() -> Option<PathBuf> {
         .find(|directory| directory.join("ngx_stream_module.so").exists())
 }
 
-fn configure_nginx(directory: &Directory, port: &str, answer: &[u8]) -> PathBuf {
+fn configure_nginx(directory: &Directory, port: &str, reads: bool, answer: &[u8]) -> PathBuf {
     let template =
         fs::read_to_string(Path::new(SOURCES).join("nginx.conf")).expect("the template for nginx");
     let modules = nginx_modules().expect("nginx was found with its modules");
@@ -181,6 +187,7 @@ fn configure_nginx(directory: &Directory, port: &str, answer: &[u8]) -> PathBuf 
         .map(|line| {
             line.replace("MODULES", &modules.to_string_lossy())
                 .replace(":PORT", &format!(":{port}"))
+                .replace("READS", if reads { "on" } else { "off" })
                 .replace("ANSWER", &answer)
                 + "\n"
         })

@@ -38,7 +38,10 @@ pub(crate) struct Figures {
 pub(crate) struct PeerFigures {
     pub(crate) name: String,
     pub(crate) is_daemon: bool,
+    /// On the client's processor, always with a queue.
     pub(crate) rounds: Vec<Figures>,
+    /// On a processor of its own, woken for most requests.
+    pub(crate) apart: Vec<Figures>,
     /// Resident memory before the first request.
     pub(crate) resident_idle_kib: u64,
     /// Descriptors in use when all is answered, beyond those before.
@@ -53,6 +56,7 @@ impl PeerFigures {
             name: name.to_owned(),
             is_daemon,
             rounds: Vec::new(),
+            apart: Vec::new(),
             resident_idle_kib: 0,
             descriptors_left: 0,
             connections: None,
@@ -97,7 +101,8 @@ pub(crate) fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Every server in turn, `rounds` times, each time started anew.
+/// Every server in turn, `rounds` times, each time started anew: with a queue, and then with half as
+/// many requests on a processor of its own.
 pub(crate) fn run(
     peers: &[Peer],
     cores: Cores,
@@ -110,20 +115,28 @@ pub(crate) fn run(
         peers.iter().map(|peer| PeerFigures::new(&peer.name, peer.is_daemon())).collect();
     for round in 1..=rounds {
         for (peer, figures) in peers.iter().zip(&mut figures) {
-            let server = peer.start(cores, answer);
+            let server = peer.start(cores.beside_the_client(), answer);
             figures.resident_idle_kib = figures.resident_idle_kib.max(server.resident_kib());
             let descriptors = server.descriptors();
             measure(&server, WARM_UP, concurrency, answer);
-            let measured = measure(&server, peer.requests(requests), concurrency, answer);
+            let busy = measure(&server, peer.requests(requests), concurrency, answer);
             figures.descriptors_left = server.descriptors().saturating_sub(descriptors);
+            drop(server);
+            let server = peer.start(cores, answer);
+            measure(&server, WARM_UP, concurrency, answer);
+            let apart = measure(&server, peer.requests(requests / 2), concurrency, answer);
             crate::tell(format_args!(
-                "round {round} of {rounds}: {:<42} {:6.2} us of cpu, {:6.0} requests/s, p99 {:5.0} us",
-                peer.name, measured.cpu_us, measured.requests_per_second, measured.p99_us
+                "round {round} of {rounds}: {:<42} {:6.2} us of cpu, {:6.2} on its own core, \
+                 {:6.0} requests/s, p99 {:5.0} us",
+                peer.name, busy.cpu_us, apart.cpu_us, apart.requests_per_second, apart.p99_us
             ));
-            if let Some(fault) = &measured.fault {
-                crate::tell(format_args!("  {} spoiled, such as: {fault}", measured.spoiled));
+            for figures in [&busy, &apart] {
+                if let Some(fault) = &figures.fault {
+                    crate::tell(format_args!("  {} spoiled, such as: {fault}", figures.spoiled));
+                }
             }
-            figures.rounds.push(measured);
+            figures.rounds.push(busy);
+            figures.apart.push(apart);
         }
     }
     figures

@@ -312,19 +312,10 @@ impl<'a> Client<'a> {
             });
             match stream {
                 Ok(stream) => {
+                    // The request follows once the poll says that the connection is there, as in
+                    // every client that waits for more than one thing.
                     let received = Vec::with_capacity(1024);
-                    let mut exchange = Exchange { stream, began, step: 0, sent: 0, received };
-                    // The request follows the handshake at once, as a player's does. The answer
-                    // is left to the next turn: a server that is quick enough would have one
-                    // exchange follow the other here, and the other slots wait.
-                    match exchange.send(&self.steps) {
-                        Err(failure) => {
-                            self.end(Duration::ZERO, Err(failure));
-                            continue;
-                        }
-                        Ok(Sending::Blocked) => {}
-                        Ok(Sending::LetsOthers | Sending::Complete) => self.resumed.push_back(slot),
-                    }
+                    let exchange = Exchange { stream, began, step: 0, sent: 0, received };
                     self.slots[slot] = Some(exchange);
                     return;
                 }

@@ -25,8 +25,13 @@ def total(rounds, key):
     return sum(figures[key] for figures in rounds)
 
 
-def cpu(peer):
-    return median(peer["rounds"], "cpu_us")
+def cpu(peer, rounds="rounds"):
+    return median(peer[rounds], "cpu_us")
+
+
+def cpu_range(peer, rounds="rounds"):
+    every = [figures["cpu_us"] for figures in peer[rounds]]
+    return min(every), max(every)
 
 
 def mib(kib):
@@ -39,28 +44,33 @@ def table(head, rows, right=True):
 
 
 def comparison(figures, peers):
-    own = cpu(peers[OWN])
-    rows = []
+    own = peers[OWN]
+    costs, ends = [], []
     for peer in figures["peers"]:
-        rounds = peer["rounds"]
-        low, high = min(r["cpu_us"] for r in rounds), max(r["cpu_us"] for r in rounds)
-        requests = total(rounds, "requests")
-        rows.append([
-            f"**{peer['name']}**" if peer["name"] == OWN else peer["name"],
-            f"{cpu(peer):.2f}",
-            f"{low:.2f}–{high:.2f}",
-            f"{own / cpu(peer):.2f}",
-            f"{median(rounds, 'requests_per_second'):,.0f}",
+        name = f"**{peer['name']}**" if peer["name"] == OWN else peer["name"]
+        cost = [name]
+        for rounds in ("rounds", "apart"):
+            low, high = cpu_range(peer, rounds)
+            ratio = cpu(own, rounds) / cpu(peer, rounds)
+            cost += [f"{cpu(peer, rounds):.2f}", f"{low:.2f}–{high:.2f}", f"{ratio:.2f}"]
+        costs.append(cost)
+        apart, every = peer["apart"], peer["rounds"] + peer["apart"]
+        ends.append([
+            name,
+            f"{median(apart, 'requests_per_second'):,.0f}",
             # Only exchanges that ended in order have a latency.
-            *(f"{median(rounds, key):,.0f}" if median(rounds, key) else "–" for key in QUANTILES),
-            f"{total(rounds, 'spoiled'):,} of {requests:,}",
-            f"{total(rounds, 'resets'):,}",
+            *(f"{median(apart, key):,.0f}" if median(apart, key) else "–" for key in QUANTILES),
+            f"{total(every, 'spoiled'):,} of {total(every, 'requests'):,}",
+            f"{total(every, 'resets'):,}",
             f"{peer['descriptors_left']:,}",
         ])
     return table(
-        ["server", "CPU per request, µs", "rounds", "masterpolicyd ÷ it", "requests/s", "p50, µs",
-         "p99, µs", "p99.9, µs", "exchanges spoiled", "resets sent", "descriptors left open"],
-        rows,
+        ["CPU per request, µs", "busy", "rounds", "masterpolicyd ÷ it", "at ease", "rounds", "masterpolicyd ÷ it"],
+        costs,
+    ) + "\n" + table(
+        ["server", "requests/s", "p50, µs", "p99, µs", "p99.9, µs", "exchanges spoiled", "resets sent",
+         "descriptors left open"],
+        ends,
     )
 
 
@@ -107,7 +117,7 @@ def pair_ratio(pair):
 
 
 def every_exchange(figures, own):
-    loads = own["rounds"] + ([figures["daemon"]["rest"]] if figures["daemon"]["rest"] else [])
+    loads = own["rounds"] + own["apart"] + ([figures["daemon"]["rest"]] if figures["daemon"]["rest"] else [])
     return tuple(total(loads, key) for key in ("requests", "spoiled", "resets"))
 
 
@@ -125,14 +135,15 @@ def targets(figures, peers):
     for name, limit in (("nginx", 0.70), ("HAProxy", 0.42), ("Node", 0.20)):
         for peer in figures["peers"]:
             if peer["name"].startswith(name):
-                at_most(f"CPU per request ÷ that of {name}", limit, cpu(own) / cpu(peer))
+                at_most(f"CPU per request ÷ that of {peer['name']}", limit, cpu(own) / cpu(peer))
     requests, spoiled, resets = every_exchange(figures, own)
     at_most(f"exchanges of {requests:,} not whole or not ended in order, and resets", 0, spoiled + resets, digits=0)
     if own["system_calls"]:
         made = own["system_calls"]
-        shared = made.get("epoll_wait", {"per_request": 0})["per_request"] + made["accept4"]["failed"]
+        polls = (made[name]["per_request"] for name in ("epoll_wait", "getsockopt") if name in made)
+        shared = sum(polls) + made["accept4"]["failed"]
         served = sum(count["per_request"] for count in made.values()) - shared
-        at_most("system calls per request beside those that are shared (epoll_wait, the accept4 that finds the queue empty)",
+        at_most("system calls per request beside those that are shared (epoll_wait, getsockopt for how many wait)",
                 4, round(served, 2))
         at_most("epoll_ctl per request", 0, round(made.get("epoll_ctl", {"per_request": 0})["per_request"], 2))
     at_most("resident memory, idle", 3, own["resident_idle_kib"] / 1024, " MiB", 1)
@@ -184,24 +195,24 @@ def draw(figures, path):
 
     middles = [cpu(peer) for peer in peers]
     spread = [
-        [middle - min(r["cpu_us"] for r in peer["rounds"]) for middle, peer in zip(middles, peers)],
-        [max(r["cpu_us"] for r in peer["rounds"]) - middle for middle, peer in zip(middles, peers)],
+        [middle - cpu_range(peer)[0] for middle, peer in zip(middles, peers)],
+        [cpu_range(peer)[1] - middle for middle, peer in zip(middles, peers)],
     ]
     left.barh(names, middles, color=colours, xerr=spread, error_kw={"elinewidth": 1, "ecolor": "#333333"})
     for row, middle in enumerate(middles):
         left.annotate(f"{middle:.1f}", (middle + spread[1][row], row), xytext=(4, 0), textcoords="offset points", va="center")
     left.set_xlim(0, 1.12 * max(middle + more for middle, more in zip(middles, spread[1])))
-    left.set_xlabel("CPU of the server per request, µs: median, and the range of the rounds")
+    left.set_xlabel("CPU per request of a busy server, µs: median, and the range of the rounds")
 
     for (key, label), marker in zip(QUANTILES.items(), "os^"):
-        latencies = [median(peer["rounds"], key) or float("nan") for peer in peers]
+        latencies = [median(peer["apart"], key) or float("nan") for peer in peers]
         right.scatter(latencies, names, marker=marker, label=label, c=colours)
     right.set_xscale("log")
     decades = [math.log10(value) for value in right.get_xlim()]
     right.set_xlim(10 ** math.floor(decades[0]), 10 ** math.ceil(decades[1]))
     right.xaxis.set_major_formatter("{x:,.0f}")
     right.xaxis.set_minor_formatter(lambda value, position: "")
-    right.set_xlabel("connect to end of stream, µs")
+    right.set_xlabel("connect to end of stream, server at ease, µs")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

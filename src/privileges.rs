@@ -87,6 +87,14 @@ pub enum UserError {
     },
 }
 
+impl UserError {
+    /// Whether the configuration is to blame. A user database that does not answer may do so soon.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, Self::Lookup { .. })
+    }
+}
+
 impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -98,7 +98,7 @@ proptest! {
             masked: Vec::new(),
         };
         let path = scratch.file("masterpolicyd.toml", configuration.to_toml());
-        let trust = Trust { lookup: &|_| Some(54_321), ..Trust::of_this_process() };
+        let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
         let loaded = config::load(&path, &trust).unwrap();
         prop_assert_eq!(loaded.policy, configuration.policy);
         prop_assert_eq!(loaded.settings, configuration.settings);

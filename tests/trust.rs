@@ -11,6 +11,7 @@ use std::path::Path;
 
 use masterpolicyd::config::{self, Configuration, Problems, Trust};
 use masterpolicyd::policy::MetaPolicy;
+use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use scratch::{Scratch, set_mode};
 
@@ -18,7 +19,7 @@ const STRANGER: u32 = 12_345;
 
 /// Loads the main file as whoever runs the test, for a service user of uid 54321.
 fn load(scratch: &Scratch) -> Result<Configuration, Problems> {
-    let trust = Trust { lookup: &|_| Some(54_321), ..Trust::of_this_process() };
+    let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
     config::load(&scratch.join("masterpolicyd.toml"), &trust)
 }
 
@@ -110,6 +111,24 @@ fn in_a_sticky_directory_nobody_can_replace_the_file_of_another() {
 }
 
 #[test]
+fn whoever_can_rename_a_directory_can_replace_what_is_in_it() {
+    let scratch = sound();
+    scratch.directory("application");
+    scratch.directory("application/conf");
+    scratch.file("application/conf/game.toml", "# a rule will come\n");
+    symlink("../application/conf/game.toml", scratch.join("policy.d/linked.toml")).unwrap();
+    assert!(load(&scratch).is_ok());
+    set_mode(&scratch.join("application"), 0o777);
+    assert_eq!(
+        refusal(&scratch),
+        "application:1:1: this directory lets its group and others replace the files in it (mode \
+         0777); chmod go-w application"
+    );
+    set_mode(&scratch.join("application"), 0o1777);
+    assert!(load(&scratch).is_ok());
+}
+
+#[test]
 fn in_a_sticky_directory_of_drop_ins_anybody_could_add_a_rule() {
     let scratch = sound();
     set_mode(&scratch.join("policy.d"), 0o1777);
@@ -141,7 +160,7 @@ fn a_file_of_a_stranger_is_refused() {
     } else {
         (own.starting_uid + 1, own.starting_uid)
     };
-    let trust = Trust { starting_uid, lookup: &|_| Some(54_321) };
+    let trust = Trust { starting_uid, lookup: &|_| Ok(Some(54_321)) };
     let problems =
         config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err().to_string();
     let told = format!(
@@ -161,7 +180,7 @@ fn what_the_service_user_owns_is_refused() {
         }
     }
     let uid = scratch.join("masterpolicyd.toml").metadata().unwrap().uid();
-    let trust = Trust { starting_uid: 0, lookup: &|_| Some(uid) };
+    let trust = Trust { starting_uid: 0, lookup: &|_| Ok(Some(uid)) };
     let problems = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err();
     let told = format!("belongs to the user that the daemon runs as (uid {uid})");
     for path in ["policy.d", "policy.d/game.toml", "masterpolicyd.toml"] {
@@ -178,24 +197,37 @@ fn what_the_service_user_owns_is_refused() {
 fn a_user_that_is_unknown_or_root_by_another_name_stands_at_its_place() {
     let scratch = sound();
     let path = scratch.join("masterpolicyd.toml");
-    let told = |lookup: &dyn Fn(&str) -> Option<u32>| {
+    let told = |lookup: &dyn Fn(&str) -> Result<Option<u32>, Errno>| {
         let problems = config::load(&path, &Trust { starting_uid: 0, lookup }).unwrap_err();
         let about_user = problems.errors().find(|problem| problem.place.column == 8).unwrap();
         assert_eq!(about_user.place.line, 1);
         about_user.message.clone()
     };
     assert_eq!(
-        told(&|_| None),
+        told(&|_| Ok(None)),
         "there is no user \"games\"; create it with: useradd --system --user-group games"
     );
-    assert!(told(&|_| Some(0)).starts_with("\"games\" is root by another name; root is refused"));
+    assert!(
+        told(&|_| Ok(Some(0))).starts_with("\"games\" is root by another name; root is refused")
+    );
+}
+
+#[test]
+fn a_user_database_that_does_not_answer_is_no_fault_of_the_configuration() {
+    let scratch = sound();
+    let trust = Trust { lookup: &|_| Err(Errno::EIO), ..Trust::of_this_process() };
+    let configuration = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap();
+    assert_eq!(
+        warnings(&configuration),
+        ["cannot look up the user \"games\": Input/output error (os error 5)"]
+    );
 }
 
 #[test]
 fn who_is_not_root_is_only_warned_of_a_user_that_is_unknown() {
     let scratch = sound();
     let uid = scratch.path().metadata().unwrap().uid().max(1);
-    let trust = Trust { starting_uid: uid, lookup: &|_| None };
+    let trust = Trust { starting_uid: uid, lookup: &|_| Ok(None) };
     let configuration = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap();
     let [warning] = warnings(&configuration)[..] else { panic!("{:?}", configuration.warnings) };
     assert!(warning.starts_with("there is no user \"games\""), "{warning}");

@@ -66,7 +66,8 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     }
     warn_unreadable(&configuration, &identity);
 
-    let named_uid = settings.user.as_deref().and_then(trust.lookup);
+    let lookup = |user| (trust.lookup)(user).ok().flatten();
+    let named_uid = settings.user.as_deref().and_then(lookup);
     let reload =
         reloader(path.to_owned(), settings.clone(), trust.starting_uid, named_uid, authority);
     let service = service(&configuration);
@@ -146,16 +147,16 @@ fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listen
 /// hard one.
 fn capacity(wanted: usize) -> Result<usize, ServeError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(ServeError::Descriptors)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(ServeError::Descriptors)?;
-    }
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    // A hard half above fs.nr_open is refused whoever asks for it.
+    let limit = if raised.is_ok() { hard } else { soft };
     let in_use = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, Iterator::count);
-    let limit = usize::try_from(hard).unwrap_or(usize::MAX);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let capacity = limit.saturating_sub(in_use + SPARE_DESCRIPTORS).max(1);
     if capacity < wanted {
         warn!(
             "at most {capacity} of limits.connections = {wanted} unfinished connections: the \
-             process may have {hard} descriptors (LimitNOFILE= in the unit, or ulimit -n)"
+             process may have {limit} descriptors (LimitNOFILE= in the unit, or ulimit -n)"
         );
     }
     Ok(capacity)
@@ -196,7 +197,7 @@ fn reloader(
 ) -> server::Reload {
     Box::new(move || {
         // Another user would need a restart, so whoever is named now, it is still the first one.
-        let trust = Trust { starting_uid, lookup: &|_| named_uid };
+        let trust = Trust { starting_uid, lookup: &|_| Ok(named_uid) };
         let configuration = config::load(&path, &trust)?;
         log_warnings(&configuration);
         for key in changed_for_restart(&started, &configuration.settings) {
@@ -270,14 +271,17 @@ enum ServeError {
 impl ServeError {
     fn exit(&self) -> Exit {
         match self {
-            Self::Configuration(_) | Self::User(_) => Exit::Configuration,
+            Self::Configuration(_) => Exit::Configuration,
+            Self::User(error) if error.is_configuration() => Exit::Configuration,
             Self::Bind(error) if error.is_configuration() => Exit::Configuration,
             Self::Bind(error) if error.is_permission() => Exit::Permission,
             Self::Drop(_) => Exit::Permission,
-            Self::Bind(_) | Self::Notify(_) | Self::Descriptors(_) | Self::Server(_) => {
-                Exit::System
-            }
-            Self::Sandbox(_) => Exit::System,
+            Self::User(_)
+            | Self::Bind(_)
+            | Self::Notify(_)
+            | Self::Descriptors(_)
+            | Self::Sandbox(_)
+            | Self::Server(_) => Exit::System,
         }
     }
 }
@@ -290,7 +294,7 @@ impl fmt::Display for ServeError {
             Self::Bind(error) => error.fmt(f),
             Self::Notify(error) => error.fmt(f),
             Self::Descriptors(errno) => {
-                write!(f, "cannot raise the limit of descriptors: {}", io::Error::from(*errno))
+                write!(f, "cannot ask for the limit of descriptors: {}", io::Error::from(*errno))
             }
             Self::Drop(error) => error.fmt(f),
             Self::Sandbox(error) => error.fmt(f),

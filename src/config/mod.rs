@@ -4,6 +4,7 @@
 //! any of them at once. It knows nothing of what is done with the result.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
@@ -187,7 +188,7 @@ impl<'a> Loader<'a> {
             return None;
         };
         match (self.trust.lookup)(user) {
-            Some(0) => {
+            Ok(Some(0)) => {
                 self.problems.push(Problem::at(
                     Severity::Error,
                     spot,
@@ -195,7 +196,7 @@ impl<'a> Loader<'a> {
                 ));
                 None
             }
-            None => {
+            Ok(None) => {
                 // Who is not root stays who he is, so only root needs the user to be there.
                 let severity = if is_started_as_root { Severity::Error } else { Severity::Warning };
                 let message = format!(
@@ -205,7 +206,14 @@ impl<'a> Loader<'a> {
                 self.problems.push(Problem::at(severity, spot, message));
                 None
             }
-            uid => uid,
+            Ok(uid) => uid,
+            // The configuration may be sound: it is for the start to fail, and to be tried again.
+            Err(errno) => {
+                let reason = io::Error::from(errno);
+                let message = format!("cannot look up the user \"{user}\": {reason}");
+                self.problems.push(Problem::at(Severity::Warning, spot, message));
+                None
+            }
         }
     }
 

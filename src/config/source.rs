@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::{major, minor};
 use nix::unistd::{Uid, User};
 
@@ -26,17 +27,17 @@ const SEARCH: u32 = 0o1;
 pub struct Trust<'a> {
     /// The user that the program was started as: he and root may write the configuration.
     pub starting_uid: u32,
-    /// The uid of a user's name. A reload happens where no name can be looked up any more; it
-    /// passes a function that has remembered the answer.
-    pub lookup: &'a dyn Fn(&str) -> Option<u32>,
+    /// The uid of a user's name, if there is such a user. A reload happens where no name can be
+    /// looked up any more; it passes a function that has remembered the answer.
+    pub lookup: &'a dyn Fn(&str) -> Result<Option<u32>, Errno>,
 }
 
 impl Trust<'static> {
     /// Trusts whom this process runs as, and asks the system for names.
     #[must_use]
     pub fn of_this_process() -> Self {
-        fn uid_of(name: &str) -> Option<u32> {
-            User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+        fn uid_of(name: &str) -> Result<Option<u32>, Errno> {
+            Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))
         }
         Self { starting_uid: Uid::effective().as_raw(), lookup: &uid_of }
     }
@@ -170,11 +171,16 @@ impl Guard {
         problems
     }
 
-    /// What speaks against `directory`, the first time it is asked about.
+    /// What speaks against `directory` or one that it is in, the first time it is asked about:
+    /// whoever can rename a directory can put another in its place.
     pub(super) fn judge_directory(&mut self, directory: &Path) -> Option<Problem> {
         let real = fs::canonicalize(directory).ok()?;
-        let metadata = fs::metadata(&real).ok()?;
-        self.judged.insert(real).then(|| self.judge(directory, &metadata)).flatten()
+        real.ancestors().find_map(|ancestor| {
+            let metadata = fs::metadata(ancestor).ok()?;
+            let is_new = self.judged.insert(ancestor.to_owned());
+            let named = if ancestor == real { directory } else { ancestor };
+            is_new.then(|| self.judge(named, &metadata)).flatten()
+        })
     }
 
     /// What speaks against a directory of drop-ins. That it is sticky does not help it: a file that

@@ -27,8 +27,11 @@ const EXAMPLES: usize = 8;
 /// an ordinary network makes of an ordinary request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// The 23 bytes in one segment: every Flash player.
+    /// The 23 bytes in one segment, once the poll says that the connection is there: every Flash
+    /// player, as every client that waits for more than one thing.
     Whole,
+    /// The same, right behind the connect: the request is there when the connection is.
+    AtOnce,
     /// Each byte in a segment of its own.
     ByteByByte,
     /// The 22 bytes and nothing more: Silverlight.
@@ -66,7 +69,7 @@ impl Shape {
     fn steps(self) -> Vec<Step> {
         let unterminated = &REQUEST[..22];
         match self {
-            Self::Whole => vec![Step::Send(REQUEST.to_vec())],
+            Self::Whole | Self::AtOnce => vec![Step::Send(REQUEST.to_vec())],
             Self::ByteByByte => {
                 REQUEST.iter().flat_map(|byte| [Step::Send(vec![*byte]), Step::LetOthers]).collect()
             }
@@ -312,10 +315,14 @@ impl<'a> Client<'a> {
             });
             match stream {
                 Ok(stream) => {
-                    // The request follows once the poll says that the connection is there, as in
-                    // every client that waits for more than one thing.
                     let received = Vec::with_capacity(1024);
-                    let exchange = Exchange { stream, began, step: 0, sent: 0, received };
+                    let mut exchange = Exchange { stream, began, step: 0, sent: 0, received };
+                    if self.load.shape == Shape::AtOnce {
+                        if let Err(failure) = exchange.send(&self.steps) {
+                            self.end(Duration::ZERO, Err(failure));
+                            continue;
+                        }
+                    }
                     self.slots[slot] = Some(exchange);
                     return;
                 }

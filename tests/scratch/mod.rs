@@ -7,18 +7,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An empty directory that only its owner can write and everyone can read.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("masterpolicyd-test-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
+        let template = std::env::temp_dir().join("masterpolicyd-test-XXXXXX");
+        let path = nix::unistd::mkdtemp(&template).unwrap();
         set_mode(&path, 0o755);
         Self(path)
     }

@@ -10,11 +10,11 @@ pub(crate) mod process;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use std::{env, fs, io, process as std_process};
+use std::{env, fs, io};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::mkdtemp;
 
 pub(crate) use daemon::{Daemon, Setup};
 
@@ -72,11 +72,9 @@ pub(crate) struct Directory(PathBuf);
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("masterpolicyd-test-{}-{number}", std_process::id());
-        let path = env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a fresh directory");
+        // What a test that was killed has left behind is in nobody's way.
+        let template = env::temp_dir().join("masterpolicyd-test-XXXXXX");
+        let path = mkdtemp(&template).expect("a fresh directory");
         set_mode(&path, 0o755);
         Self(path)
     }

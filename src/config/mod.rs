@@ -223,9 +223,8 @@ impl<'a> Loader<'a> {
         guard: &mut Guard,
         rules: &mut Vec<PlacedRule>,
     ) -> Vec<Masked> {
-        self.problems.extend(
-            settings.policy_dirs.iter().filter_map(|dir| guard.judge_policy_directory(dir)),
-        );
+        self.problems
+            .extend(settings.policy_dirs.iter().flat_map(|dir| guard.judge_policy_directory(dir)));
         let found = drop_ins::find(&settings.policy_dirs);
         self.problems.extend(found.problems);
         for path in found.files.values() {

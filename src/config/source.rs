@@ -171,36 +171,34 @@ impl Guard {
         problems
     }
 
-    /// What speaks against `directory` or one that it is in, the first time it is asked about:
+    /// What speaks against `directory` and those that it is in, the first time each is asked about:
     /// whoever can rename a directory can put another in its place.
-    pub(super) fn judge_directory(&mut self, directory: &Path) -> Option<Problem> {
-        let real = fs::canonicalize(directory).ok()?;
-        real.ancestors().find_map(|ancestor| {
+    pub(super) fn judge_directory(&mut self, directory: &Path) -> Vec<Problem> {
+        let Ok(real) = fs::canonicalize(directory) else { return Vec::new() };
+        // Above one that has been judged everything has been.
+        let unjudged = real.ancestors().take_while(|it| self.judged.insert(it.to_path_buf()));
+        let unjudged: Vec<_> = unjudged.collect();
+        let judge = |ancestor: &Path| {
             let metadata = fs::metadata(ancestor).ok()?;
-            let is_new = self.judged.insert(ancestor.to_owned());
-            let named = if ancestor == real { directory } else { ancestor };
-            is_new.then(|| self.judge(named, &metadata)).flatten()
-        })
+            self.judge(if ancestor == real { directory } else { ancestor }, &metadata)
+        };
+        unjudged.into_iter().filter_map(judge).collect()
     }
 
     /// What speaks against a directory of drop-ins. That it is sticky does not help it: a file that
     /// others add is a rule that they add.
-    pub(super) fn judge_policy_directory(&mut self, directory: &Path) -> Option<Problem> {
-        if let Some(problem) = self.judge_directory(directory) {
-            return Some(problem);
+    pub(super) fn judge_policy_directory(&mut self, directory: &Path) -> Vec<Problem> {
+        let mut problems = self.judge_directory(directory);
+        let mode = fs::metadata(directory).map_or(0, |metadata| metadata.mode());
+        if let Some(who) = who_can_write(mode).filter(|_| mode & STICKY != 0) {
+            let message = format!(
+                "this directory lets {who} add files to it (mode {:04o}); chmod go-w {}",
+                mode & 0o7777,
+                directory.display()
+            );
+            problems.push(Problem::about(directory, message));
         }
-        let metadata = fs::metadata(directory).ok()?;
-        let mode = metadata.mode();
-        if mode & STICKY == 0 {
-            return None;
-        }
-        let who = who_can_write(mode)?;
-        let message = format!(
-            "this directory lets {who} add files to it (mode {:04o}); chmod go-w {}",
-            mode & 0o7777,
-            directory.display()
-        );
-        Some(Problem::about(directory, message))
+        problems
     }
 
     fn judge(&self, path: &Path, metadata: &Metadata) -> Option<Problem> {

@@ -202,7 +202,7 @@ def draw(figures, path):
     for row, middle in enumerate(middles):
         left.annotate(f"{middle:.1f}", (middle + spread[1][row], row), xytext=(4, 0), textcoords="offset points", va="center")
     left.set_xlim(0, 1.12 * max(middle + more for middle, more in zip(middles, spread[1])))
-    left.set_xlabel("CPU per request of a busy server, µs: median, and the range of the rounds")
+    left.set_xlabel("CPU per request, busy, µs: median and range")
 
     for (key, label), marker in zip(QUANTILES.items(), "os^"):
         latencies = [median(peer["apart"], key) or float("nan") for peer in peers]
@@ -212,7 +212,7 @@ def draw(figures, path):
     right.set_xlim(10 ** math.floor(decades[0]), 10 ** math.ceil(decades[1]))
     right.xaxis.set_major_formatter("{x:,.0f}")
     right.xaxis.set_minor_formatter(lambda value, position: "")
-    right.set_xlabel("connect to end of stream, server at ease, µs")
+    right.set_xlabel("connect to end of stream, at ease, µs")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -34,6 +34,12 @@ def cpu_range(peer, rounds="rounds"):
     return min(every), max(every)
 
 
+def latency(peer, key):
+    """None where most exchanges did not end in order, since those have none."""
+    rounds = peer["apart"]
+    return median(rounds, key) if total(rounds, "spoiled") < total(rounds, "requests") / 2 else None
+
+
 def mib(kib):
     return f"{kib / 1024:.1f}"
 
@@ -58,8 +64,7 @@ def comparison(figures, peers):
         ends.append([
             name,
             f"{median(apart, 'requests_per_second'):,.0f}",
-            # Only exchanges that ended in order have a latency.
-            *(f"{median(apart, key):,.0f}" if median(apart, key) else "–" for key in QUANTILES),
+            *("–" if latency(peer, key) is None else f"{latency(peer, key):,.0f}" for key in QUANTILES),
             f"{total(every, 'spoiled'):,} of {total(every, 'requests'):,}",
             f"{total(every, 'resets'):,}",
             f"{peer['descriptors_left']:,}",
@@ -205,7 +210,7 @@ def draw(figures, path):
     left.set_xlabel("CPU per request, busy, µs: median and range")
 
     for (key, label), marker in zip(QUANTILES.items(), "os^"):
-        latencies = [median(peer["apart"], key) or float("nan") for peer in peers]
+        latencies = [latency(peer, key) or float("nan") for peer in peers]
         right.scatter(latencies, names, marker=marker, label=label, c=colours)
     right.set_xscale("log")
     decades = [math.log10(value) for value in right.get_xlim()]

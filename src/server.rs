@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -187,9 +186,9 @@ nix::getsockopt_impl!(
 ///
 /// Of a socket that listens it says so in `tcpi_unacked`, which is where `ss(8)` has its Recv-Q
 /// from. Zero is no answer: a kernel that only resembles Linux leaves the field empty.
-fn waiting_connections(socket: &impl AsFd) -> Option<NonZeroU32> {
+fn waiting_connections(socket: &impl AsFd) -> Option<u32> {
     let [.., unacked] = getsockopt(socket, TcpInfo).ok()?;
-    NonZeroU32::new(unacked)
+    (unacked > 0).then_some(unacked)
 }
 
 /// A connection that could not be finished as soon as it was accepted.
@@ -467,7 +466,7 @@ impl Server {
         // An accept that finds the queue empty has made a socket, an inode and a file for nothing,
         // which costs several times what it costs to ask how many wait. Who comes later than
         // that brings an edge of their own.
-        let waiting = waiting_connections(&listener.socket).map(NonZeroU32::get);
+        let waiting = waiting_connections(&listener.socket);
         let mut is_exact = waiting.is_some_and(|count| count <= ACCEPT_BATCH);
         let mut accepted = now;
         for _ in 0..waiting.unwrap_or(ACCEPT_BATCH).min(ACCEPT_BATCH) {
@@ -892,8 +891,8 @@ mod tests {
         assert_eq!(waiting_connections(&socket), None);
         let connect = || std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
         let _clients = [connect(), connect(), connect()];
-        assert_eq!(waiting_connections(&socket), NonZeroU32::new(3));
+        assert_eq!(waiting_connections(&socket), Some(3));
         socket.accept().unwrap();
-        assert_eq!(waiting_connections(&socket), NonZeroU32::new(2));
+        assert_eq!(waiting_connections(&socket), Some(2));
     }
 }

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod document;
+mod duration;
 pub mod exit;
 pub mod inventory;
 pub mod limits;

@@ -14,7 +14,9 @@ use listenfd::ListenFd;
 use nix::sys::socket::setsockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::policy::FIRST_UNPRIVILEGED_PORT;
+/// Binding a port below this one takes a privilege, unless the sysctl
+/// `net.ipv4.ip_unprivileged_port_start` says otherwise: this is its default (ip(7)).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 /// What the names of our sockets in systemd's descriptor store begin with. A socket that a
 /// socket unit hands over is named after the unit and never begins with this.

@@ -17,7 +17,7 @@ use crate::cli;
 use crate::config::{Configuration, Masked, Place, Settings};
 use crate::exit::Exit;
 use crate::policy::{
-    Domain, FIRST_UNPRIVILEGED_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
+    Domain, FIRST_HIGH_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
     PortSet, Reason, Rule, Verdict,
 };
 
@@ -61,7 +61,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Whether the policy comes from a port that may not grant this one.
     fn is_out_of_reach(&self) -> bool {
-        self.port < FIRST_UNPRIVILEGED_PORT && self.policy_port >= FIRST_UNPRIVILEGED_PORT
+        self.port < FIRST_HIGH_PORT && self.policy_port >= FIRST_HIGH_PORT
     }
 }
 
@@ -212,7 +212,7 @@ impl<'a> Explanation<'a> {
         }
         if connection.is_out_of_reach() {
             remedy.steps.push(format!(
-                "serve the policy from a port below {FIRST_UNPRIVILEGED_PORT}: in {main_file}, set \
+                "serve the policy from a port below {FIRST_HIGH_PORT}: in {main_file}, set \
                  listen = [\"0.0.0.0:{MASTER_PORT}\", \"[::]:{MASTER_PORT}\"]"
             ));
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::terminal::Terminal;
 use super::{print, print_json};
 use crate::cli;
-use crate::config::duration::{DurationError, Written};
+use crate::duration::{DurationError, Written};
 use crate::exit::Exit;
 use crate::policy::OriginError;
 use crate::probe::fleet::{self, LineError, Progress};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
 use crate::document::Document;
-use crate::policy::{Domain, FIRST_UNPRIVILEGED_PORT, MetaPolicy, Rule};
+use crate::policy::{Domain, FIRST_HIGH_PORT, MetaPolicy, Rule};
 
 /// What fits in one TCP segment on an ordinary path: an MTU of 1500 less the headers of IPv6 and
 /// of TCP with time stamps.
@@ -37,17 +37,16 @@ pub(super) fn low_ports<'a>(
 ) -> impl Iterator<Item = Problem> + 'a {
     let high: Vec<_> = listen
         .iter()
-        .filter(|address| address.port() >= FIRST_UNPRIVILEGED_PORT)
+        .filter(|address| address.port() >= FIRST_HIGH_PORT)
         .map(ToString::to_string)
         .collect();
-    let grants_low =
-        move |placed: &&PlacedRule| placed.rule.ports.lowest() < FIRST_UNPRIVILEGED_PORT;
+    let grants_low = move |placed: &&PlacedRule| placed.rule.ports.lowest() < FIRST_HIGH_PORT;
     let applies = !high.is_empty();
     rules.iter().filter(move |_| applies).filter(grants_low).map(move |placed| {
         warning(
             &placed.spot,
             format!(
-                "this rule grants ports below {FIRST_UNPRIVILEGED_PORT}, which a player ignores \
+                "this rule grants ports below {FIRST_HIGH_PORT}, which a player ignores \
                  when it asks {} for the policy",
                 high.join(" or ")
             ),

@@ -10,12 +10,12 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
 
-use super::duration::Written;
 use super::problem::{Problem, Spot};
 use super::rules::{self, PlacedRule};
 use super::settings::{Limits, LogSettings, Sandbox, Settings};
 use super::source::Text;
 use super::table::{Faults, Section, Value, array, boolean, number, one_of, parse, parsed, string};
+use crate::duration::Written;
 use crate::policy::{MASTER_PORT, MetaPolicy};
 
 /// More connections than this no kernel gives descriptors for.

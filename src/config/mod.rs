@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
-pub(crate) mod duration;
 mod lint;
 mod main_file;
 mod problem;

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::duration::Written;
 use super::{Configuration, Settings, main_file};
+use crate::duration::Written;
 
 /// The effective configuration as one file: every default spelt out, and every rule in it, so
 /// that it reads no drop-ins.

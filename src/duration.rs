@@ -1,10 +1,10 @@
-//! Durations as the configuration writes them: a whole number and one unit, `500ms`, `5s`, `1m`.
+//! Durations as configuration and command line write them: a whole number and one unit, `500ms`, `5s`, `1m`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A duration that is written and read in the configuration's form.
+/// A duration that is written and read in that form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Written(pub(crate) Duration);
 

@@ -1,27 +1,20 @@
-//! A policy as the XML document that players are sent, and such documents read back.
+//! A socket policy read from XML, wherever it came from.
 //!
 //! Reading is for files that an application ships and for answers from the network alike, so it
 //! trusts nothing: no external entity is ever fetched, and what one text can cost is bounded. It
 //! reports what it found with its place; whether a remark matters is for the caller to say.
 
 use std::fmt;
-use std::sync::Arc;
 
 use roxmltree::{Attribute, Node, ParsingOptions};
 
-use crate::policy::{Domain, MetaPolicy, MetaPolicyError, Policy, PortSet, Rule};
+use super::{ALLOW_ACCESS, PERMITTED, ROOT, SITE_CONTROL};
+use crate::policy::{Domain, MetaPolicy, MetaPolicyError, PortSet, Rule};
 use crate::position::{Position, Positions};
 use crate::spelling::did_you_mean;
 
-/// The system identifier of Adobe's DTD, which every document names.
-pub const DTD: &str = "/xml/dtds/cross-domain-policy.dtd";
-
-const ROOT: &str = "cross-domain-policy";
-const SITE_CONTROL: &str = "site-control";
-const ALLOW_ACCESS: &str = "allow-access-from";
 const ALLOW_HEADERS: &str = "allow-http-request-headers-from";
 const ALLOW_IDENTITY: &str = "allow-access-from-identity";
-const PERMITTED: &str = "permitted-cross-domain-policies";
 
 /// Elements, texts and comments that one text may hold: more than fit in a megabyte of rules.
 const NODES: u32 = 65_536;
@@ -34,60 +27,6 @@ const ATTRIBUTES: usize = 256;
 
 /// The namespace of `xsi:noNamespaceSchemaLocation`.
 const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
-
-/// What a player is sent: one allocation, shared by all who send it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document(Arc<str>);
-
-impl Document {
-    /// Writes `policy` as a document that is valid against Adobe's DTD.
-    ///
-    /// With `expand_port_ranges`, short ranges become lists, see [`PortSet::expanded`].
-    #[must_use]
-    pub fn encode(policy: &Policy, expand_port_ranges: bool) -> Self {
-        Self(Xml { policy, expand_port_ranges }.to_string().into())
-    }
-
-    /// What goes on the wire: the document and the NUL that ends it.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// The document without its NUL.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.0.trim_end_matches('\0')
-    }
-}
-
-/// A document while it is written. Neither domains nor ports hold a character that XML would
-/// want escaped.
-struct Xml<'a> {
-    policy: &'a Policy,
-    expand_port_ranges: bool,
-}
-
-impl fmt::Display for Xml<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "<?xml version=\"1.0\"?><!DOCTYPE {ROOT} SYSTEM \"{DTD}\"><{ROOT}>\
-             <{SITE_CONTROL} {PERMITTED}=\"{}\"/>",
-            self.policy.meta_policy
-        )?;
-        for Rule { domain, ports, secure } in &self.policy.rules {
-            write!(f, "<{ALLOW_ACCESS} domain=\"{domain}\" to-ports=\"")?;
-            if self.expand_port_ranges {
-                write!(f, "{}", ports.expanded())?;
-            } else {
-                write!(f, "{ports}")?;
-            }
-            f.write_str(if *secure { "\" secure=\"true\"/>" } else { "\"/>" })?;
-        }
-        write!(f, "</{ROOT}>\0")
-    }
-}
 
 /// A document read back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -473,34 +412,6 @@ mod tests {
 
     fn policy_of(content: &str) -> String {
         format!("<cross-domain-policy>{content}</cross-domain-policy>")
-    }
-
-    #[test]
-    fn the_document_is_written_as_players_want_it() {
-        let rule = |domain: &str, ports: &str, secure| Rule {
-            domain: domain.parse().unwrap(),
-            ports: ports.parse().unwrap(),
-            secure,
-        };
-        let policy = Policy {
-            meta_policy: MetaPolicy::MasterOnly,
-            rules: vec![rule("*.a.test", "5000,5010-5012", false), rule("::1", "*", true)],
-        };
-        let head = "<?xml version=\"1.0\"?><!DOCTYPE cross-domain-policy SYSTEM \
-                    \"/xml/dtds/cross-domain-policy.dtd\"><cross-domain-policy>\
-                    <site-control permitted-cross-domain-policies=\"master-only\"/>";
-        let document = Document::encode(&policy, false);
-        assert_eq!(
-            document.as_str(),
-            format!(
-                "{head}<allow-access-from domain=\"*.a.test\" to-ports=\"5000,5010-5012\"/>\
-                 <allow-access-from domain=\"::1\" to-ports=\"*\" secure=\"true\"/>\
-                 </cross-domain-policy>"
-            )
-        );
-        assert_eq!(document.bytes().split_last(), Some((&0, document.as_str().as_bytes())));
-        let expanded = Document::encode(&policy, true);
-        assert!(expanded.as_str().contains("to-ports=\"5000,5010,5011,5012\""));
     }
 
     #[test]

@@ -1,0 +1,336 @@
+//! Whose content a rule is about, and the host that such content came from: names and addresses,
+//! and nothing is ever resolved.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// Which origins a rule is about (the `domain` attribute).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Domain {
+    /// `*`: every domain and every address.
+    Any,
+    /// `*.example.com`: `example.com` and everything under it. Holds the part after `*.`,
+    /// in lower case.
+    Subdomains(String),
+    /// One exact name, in lower case.
+    Name(String),
+    /// One exact address, matching only an origin that was written as that address.
+    Address(IpAddr),
+}
+
+impl Domain {
+    /// Whether an origin at `host` is one of this domain's.
+    #[must_use]
+    pub fn matches(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::Any, _) => true,
+            (Self::Subdomains(parent), Host::Name(name)) => is_at_or_under(name, parent),
+            (Self::Name(own), Host::Name(name)) => own == name,
+            (Self::Address(own), Host::Address(address)) => own == address,
+            _ => false,
+        }
+    }
+
+    /// Whether every origin that `other` matches is matched by this one too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Subdomains(parent), Self::Subdomains(name) | Self::Name(name)) => {
+                is_at_or_under(name, parent)
+            }
+            _ => self == other,
+        }
+    }
+}
+
+/// Whether `name` is `parent` or a name under it; both in lower case.
+fn is_at_or_under(name: &str, parent: &str) -> bool {
+    name.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Subdomains(parent) => write!(f, "*.{parent}"),
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// Why a text is not a [`Domain`], or not the host of an [`Origin`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DomainError {
+    /// Nothing between the quotes.
+    Empty,
+    /// A whole URL, where only its host belongs.
+    Url {
+        /// The host of that URL.
+        host: String,
+    },
+    /// A port after the host.
+    Port {
+        /// The text without it.
+        host: String,
+    },
+    /// A `*` that is neither the whole domain nor its first label.
+    Wildcard(String),
+    /// A wildcard in an address.
+    AddressWildcard(String),
+    /// Digits and dots, but no address.
+    Address(String),
+    /// An address with a prefix length.
+    Network(String),
+    /// Letters outside ASCII.
+    NotAscii(String),
+    /// A character that no host name holds.
+    Character {
+        /// The whole text.
+        text: String,
+        /// The first such character.
+        character: char,
+    },
+    /// An empty label, one over 63 characters, one that starts or ends with a hyphen, or a
+    /// name over 253 characters.
+    Label(String),
+}
+
+impl fmt::Display for DomainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the domain is empty; write \"*\" for every domain"),
+            Self::Url { host } => {
+                write!(f, "a domain is a host name, not a URL; write \"{}\"", host.escape_default())
+            }
+            Self::Port { host } => write!(
+                f,
+                "a domain has no port (that of the origin does not count, those granted stand \
+                 in to-ports); write \"{}\"",
+                host.escape_default()
+            ),
+            Self::Wildcard(text) => write!(
+                f,
+                "\"{}\": a wildcard is the whole domain (\"*\") or its first label \
+                 (\"*.example.com\")",
+                text.escape_default()
+            ),
+            Self::AddressWildcard(text) => write!(
+                f,
+                "\"{}\": wildcards are not for addresses; name each address in a rule of its own",
+                text.escape_default()
+            ),
+            Self::Address(text) => {
+                write!(f, "\"{}\" is not an IP address", text.escape_default())
+            }
+            Self::Network(text) => write!(
+                f,
+                "\"{}\": a domain is one address, not a network; name each address in a rule of \
+                 its own",
+                text.escape_default()
+            ),
+            Self::NotAscii(text) => write!(
+                f,
+                "\"{}\": players compare names in ASCII; write the name in its xn-- form",
+                text.escape_debug()
+            ),
+            Self::Character { text, character } => write!(
+                f,
+                "\"{}\": '{}' is not part of a host name",
+                text.escape_default(),
+                character.escape_default()
+            ),
+            Self::Label(text) => write!(
+                f,
+                "\"{}\" is not a host name: its labels are 1 to 63 letters, digits, hyphens or \
+                 underscores, 253 in all, and neither start nor end with a hyphen",
+                text.escape_default()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DomainError {}
+
+impl FromStr for Domain {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        if let Some(parent) = text.strip_prefix("*.") {
+            return match parent.parse::<Host>() {
+                Ok(Host::Name(name)) => Ok(Self::Subdomains(name)),
+                Ok(Host::Address(_)) | Err(DomainError::Address(_)) => {
+                    Err(DomainError::AddressWildcard(text.to_owned()))
+                }
+                Err(DomainError::Wildcard(_)) => Err(DomainError::Wildcard(text.to_owned())),
+                Err(error) => Err(error),
+            };
+        }
+        Ok(match text.parse::<Host>()? {
+            Host::Name(name) => Self::Name(name),
+            Host::Address(address) => Self::Address(address),
+        })
+    }
+}
+
+/// The host of an origin as the player sees it: it resolves no names, so a name and its address
+/// are two different hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// A name, in lower case.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = DomainError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(DomainError::Empty);
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            return Err(DomainError::Url { host: host.to_owned() });
+        }
+        if let Some(bracketed) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            return match (bracketed.0.parse::<Ipv6Addr>(), bracketed.1) {
+                (Ok(address), "") => Ok(Self::Address(IpAddr::V6(address))),
+                (Ok(_), _) => Err(DomainError::Port { host: bracketed.0.to_owned() }),
+                (Err(_), _) => Err(DomainError::Address(text.to_owned())),
+            };
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Address(address));
+        }
+        if let Some((host, port)) = text.rsplit_once(':') {
+            if !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*')
+            {
+                return Err(DomainError::Port { host: host.to_owned() });
+            }
+            if text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.') {
+                return Err(DomainError::Address(text.to_owned()));
+            }
+        }
+        if let Some((address, _)) = text.split_once('/') {
+            if address.parse::<IpAddr>().is_ok() {
+                return Err(DomainError::Network(text.to_owned()));
+            }
+        }
+        if text.contains('*') {
+            let address_like =
+                text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'*');
+            return Err(if address_like {
+                DomainError::AddressWildcard(text.to_owned())
+            } else {
+                DomainError::Wildcard(text.to_owned())
+            });
+        }
+        if !text.is_ascii() {
+            return Err(DomainError::NotAscii(text.to_owned()));
+        }
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if let Some(character) = text.chars().find(|&c| !is_of_name(c)) {
+            return Err(DomainError::Character { text: text.to_owned(), character });
+        }
+        // A last label of digits alone is an address to every player, and no top-level domain.
+        let last = text.rsplit('.').next().unwrap_or_default();
+        if !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(DomainError::Address(text.to_owned()));
+        }
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if text.len() > 253 || !text.split('.').all(is_label) {
+            return Err(DomainError::Label(text.to_owned()));
+        }
+        Ok(Self::Name(text.to_ascii_lowercase()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn domains_are_read_as_adobe_has_them() {
+        let domain = |text: &str| text.parse::<Domain>();
+        assert_eq!(domain("*"), Ok(Domain::Any));
+        assert_eq!(domain("*.Example.COM"), Ok(Domain::Subdomains("example.com".into())));
+        assert_eq!(domain("Game.Example.com"), Ok(Domain::Name("game.example.com".into())));
+        assert_eq!(domain("192.0.2.7"), Ok(Domain::Address("192.0.2.7".parse().unwrap())));
+        assert_eq!(domain("2001:DB8::1"), Ok(Domain::Address("2001:db8::1".parse().unwrap())));
+        assert_eq!(domain("[2001:db8::1]"), domain("2001:db8::1"));
+        assert_eq!(domain("localhost"), Ok(Domain::Name("localhost".into())));
+        assert_eq!(domain("game_server.lan"), Ok(Domain::Name("game_server.lan".into())));
+    }
+
+    #[test]
+    fn each_bad_domain_has_an_error_of_its_own() {
+        let error = |text: &str| text.parse::<Domain>().unwrap_err();
+        let own = str::to_owned;
+        assert_eq!(error(""), DomainError::Empty);
+        assert_eq!(error("http://example.com/x"), DomainError::Url { host: own("example.com") });
+        assert_eq!(error("example.com:80"), DomainError::Port { host: own("example.com") });
+        assert_eq!(error("[::1]:80"), DomainError::Port { host: own("::1") });
+        assert_eq!(error("www.*.com"), DomainError::Wildcard(own("www.*.com")));
+        assert_eq!(error("*example.com"), DomainError::Wildcard(own("*example.com")));
+        assert_eq!(error("*.*.com"), DomainError::Wildcard(own("*.*.com")));
+        assert_eq!(error("192.168.*"), DomainError::AddressWildcard(own("192.168.*")));
+        assert_eq!(error("*.168.0.1"), DomainError::AddressWildcard(own("*.168.0.1")));
+        assert_eq!(error("10.0.0.0/8"), DomainError::Network(own("10.0.0.0/8")));
+        assert_eq!(error("256.1.1.1"), DomainError::Address(own("256.1.1.1")));
+        assert_eq!(error("1.2.3"), DomainError::Address(own("1.2.3")));
+        assert_eq!(error("fe80:::1"), DomainError::Address(own("fe80:::1")));
+        assert_eq!(error("münchen.de"), DomainError::NotAscii(own("münchen.de")));
+        assert_eq!(
+            error("exa mple.com"),
+            DomainError::Character { text: own("exa mple.com"), character: ' ' }
+        );
+        for label in ["a..b", ".a", "a.", "-a.com", "a-.com", &"a".repeat(64), "*."] {
+            assert!(
+                matches!(error(label), DomainError::Label(_) | DomainError::Empty),
+                "{label}: {}",
+                error(label)
+            );
+        }
+        assert!(format!("{}.com", "a.".repeat(130)).parse::<Domain>().is_err());
+    }
+
+    #[test]
+    fn a_wildcard_matches_its_own_domain_and_all_under_it_but_no_look_alike() {
+        let domain: Domain = "*.example.com".parse().unwrap();
+        let matches = |host: &str| domain.matches(&host.parse().unwrap());
+        assert!(matches("example.com"));
+        assert!(matches("a.example.com"));
+        assert!(matches("a.b.EXAMPLE.com"));
+        assert!(!matches("badexample.com"));
+        assert!(!matches("example.com.evil.test"));
+        assert!(!matches("com"));
+    }
+
+    #[test]
+    fn an_address_matches_only_an_origin_written_as_that_address() {
+        let domain: Domain = "127.0.0.1".parse().unwrap();
+        assert!(domain.matches(&Host::Address(Ipv4Addr::LOCALHOST.into())));
+        assert!(!domain.matches(&Host::Name("localhost".into())));
+        assert!(!domain.matches(&"::ffff:127.0.0.1".parse().unwrap()));
+        assert!(Domain::Any.matches(&Host::Address(Ipv4Addr::LOCALHOST.into())));
+    }
+}

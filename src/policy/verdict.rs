@@ -1,0 +1,108 @@
+//! What a player decides, and why. Reaching it is for [`Policy`](super::Policy).
+
+use std::fmt;
+
+/// What a player decides, see [`Policy::decide`](super::Policy::decide).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The connection is made.
+    Allowed {
+        /// The first rule that grants it, as an index into [`Policy::rules`](super::Policy::rules).
+        rule: usize,
+    },
+    /// `SecurityErrorEvent`, `Error #2048`.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// The rules that would grant it but for one thing, in the policy's order.
+        near: Vec<NearMiss>,
+    },
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The meta-policy is `none`: no policy on this host counts.
+    MetaPolicyNone,
+    /// A rule grants it, but the policy is served from 1024 up, and from there a port below 1024
+    /// cannot be granted.
+    LowPort,
+    /// No rule grants it.
+    NoRule,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const EVERY: [Self; 3] = [Self::MetaPolicyNone, Self::LowPort, Self::NoRule];
+
+    /// The code that machine-readable output uses.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::MetaPolicyNone => "meta-policy-none",
+            Self::LowPort => "low-port",
+            Self::NoRule => "no-rule",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MetaPolicyNone => "the meta-policy is none, so no policy on this host counts",
+            Self::LowPort => {
+                "a policy served from port 1024 or above cannot grant a port below 1024"
+            }
+            Self::NoRule => "no rule grants it",
+        })
+    }
+}
+
+/// A rule that falls short of granting a connection by one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The rule, as an index into [`Policy::rules`](super::Policy::rules).
+    pub rule: usize,
+    /// The one thing.
+    pub lacks: Lack,
+}
+
+/// The one thing by which a rule falls short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lack {
+    /// The port is granted, to other domains.
+    Domain,
+    /// The domain is granted other ports.
+    Port,
+    /// Domain and port match, but only for content loaded over HTTPS.
+    Secure,
+    /// All matches, but the policy's own port is too high for it.
+    LowPort,
+}
+
+impl Lack {
+    /// Every lack.
+    pub const EVERY: [Self; 4] = [Self::Domain, Self::Port, Self::Secure, Self::LowPort];
+
+    /// The code that machine-readable output uses.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Domain => "domain",
+            Self::Port => "port",
+            Self::Secure => "secure",
+            Self::LowPort => "low-port",
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Domain => "grants the port, but not to this origin",
+            Self::Port => "grants this origin other ports",
+            Self::Secure => "grants it only to content loaded over https",
+            Self::LowPort => "grants it, but only a policy served from below 1024 can",
+        })
+    }
+}

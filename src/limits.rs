@@ -1,9 +1,11 @@
 //! The unfinished connections: how many there may be in all and from one source, which of them
 //! makes room for a newcomer, and when each has to be done. The clock is passed in.
 //!
-//! Every connection has the same time to finish, so the order of arrival is the order of the
-//! deadlines: one list through the connections gives both the next deadline and the oldest
-//! connection, and one more list per source its oldest. All operations take constant time.
+//! One list through the connections gives the oldest of all, and one list per source the oldest of
+//! that source. Runs are lists in the order of the deadlines. While every connection has the same
+//! time to finish there is one run. A connection that has less time than the ones before it,
+//! because a reload shortened the time, begins another, so there are at most as many runs as there
+//! were different times. With that number fixed, all operations take constant time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,6 +49,8 @@ pub enum Eviction {
 pub struct Connections<T> {
     entries: Slab<Entry<T>>,
     arrivals: Ends,
+    /// Every connection is in one of these; the last one is not empty.
+    runs: Vec<Run>,
     sources: HashMap<Source, Ends>,
     capacity: usize,
     per_source: usize,
@@ -57,6 +61,10 @@ struct Entry<T> {
     connection: T,
     source: Source,
     deadline: Instant,
+    /// Index of the run it is in.
+    run: u32,
+    /// Neighbours in that run.
+    in_run: Links,
     /// Neighbours among all connections.
     among_all: Links,
     /// Neighbours among those of the same source.
@@ -78,6 +86,14 @@ struct Ends {
     count: u32,
 }
 
+/// A list of connections whose deadlines never decrease.
+#[derive(Debug)]
+struct Run {
+    ends: Ends,
+    /// The latest deadline that was ever put in.
+    latest: Instant,
+}
+
 const NOBODY: u32 = u32::MAX;
 
 /// Memory for so many connections is kept when there are none.
@@ -87,11 +103,15 @@ impl Ends {
     const EMPTY: Self = Self { oldest: NOBODY, newest: NOBODY, count: 0 };
 }
 
-/// Which of an entry's two lists is meant.
+/// Which of an entry's lists is meant.
 type List<T> = fn(&mut Entry<T>) -> &mut Links;
 
 fn among_all<T>(entry: &mut Entry<T>) -> &mut Links {
     &mut entry.among_all
+}
+
+fn in_run<T>(entry: &mut Entry<T>) -> &mut Links {
+    &mut entry.in_run
 }
 
 fn among_source<T>(entry: &mut Entry<T>) -> &mut Links {
@@ -129,6 +149,7 @@ impl<T> Connections<T> {
         let mut connections = Self {
             entries: Slab::new(),
             arrivals: Ends::EMPTY,
+            runs: Vec::new(),
             sources: HashMap::new(),
             capacity: 1,
             per_source: 1,
@@ -167,24 +188,38 @@ impl<T> Connections<T> {
         self.remove(key as usize).map(|connection| (connection, eviction))
     }
 
-    /// Adds a connection and returns its key. A deadline before that of an earlier connection
-    /// (after a reload that shortened the time) is put off until that one's.
+    /// Adds a connection and returns its key.
     pub fn insert(&mut self, source: Source, deadline: Instant, connection: T) -> usize {
-        let latest = self.entries.get(self.arrivals.newest as usize).map(|entry| entry.deadline);
+        let run = self.run_for(deadline);
         let links = Links { older: NOBODY, newer: NOBODY };
         let key = self.entries.insert(Entry {
             connection,
             source,
-            deadline: latest.map_or(deadline, |latest| deadline.max(latest)),
+            deadline,
+            // There are fewer runs than numbers of this type.
+            run: u32::try_from(run).unwrap_or(NOBODY),
+            in_run: links,
             among_all: links,
             among_source: links,
         });
         // The capacity is below NOBODY, so every key is, too.
         let link = u32::try_from(key).unwrap_or(NOBODY);
         append(&mut self.entries, &mut self.arrivals, among_all, link);
+        append(&mut self.entries, &mut self.runs[run].ends, in_run, link);
         let ends = self.sources.entry(source).or_insert(Ends::EMPTY);
         append(&mut self.entries, ends, among_source, link);
         key
+    }
+
+    /// The first run that a connection with this deadline can be appended to. It is made where
+    /// there is none.
+    fn run_for(&mut self, deadline: Instant) -> usize {
+        let index = self.runs.iter().position(|run| run.latest <= deadline).unwrap_or_else(|| {
+            self.runs.push(Run { ends: Ends::EMPTY, latest: deadline });
+            self.runs.len() - 1
+        });
+        self.runs[index].latest = deadline;
+        index
     }
 
     /// The connection under `key`.
@@ -196,6 +231,11 @@ impl<T> Connections<T> {
     pub fn remove(&mut self, key: usize) -> Option<T> {
         let entry = self.entries.try_remove(key)?;
         unlink(&mut self.entries, &mut self.arrivals, among_all, entry.among_all);
+        let run = &mut self.runs[entry.run as usize].ends;
+        unlink(&mut self.entries, run, in_run, entry.in_run);
+        while self.runs.last().is_some_and(|run| run.ends.count == 0) {
+            self.runs.pop();
+        }
         if let Some(ends) = self.sources.get_mut(&entry.source) {
             unlink(&mut self.entries, ends, among_source, entry.among_source);
             if ends.count == 0 {
@@ -218,12 +258,22 @@ impl<T> Connections<T> {
     /// When the next connection has to be done.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.entries.get(self.arrivals.oldest as usize).map(|entry| entry.deadline)
+        self.next_due().map(|(deadline, _)| deadline)
     }
 
     /// Takes out one connection whose deadline has passed.
     pub fn remove_expired(&mut self, now: Instant) -> Option<T> {
-        self.next_deadline().filter(|deadline| *deadline <= now).and_then(|_| self.remove_oldest())
+        let (_, key) = self.next_due().filter(|(deadline, _)| *deadline <= now)?;
+        self.remove(key as usize)
+    }
+
+    /// The connection that has to be done next, and when.
+    fn next_due(&self) -> Option<(Instant, u32)> {
+        let first = |run: &Run| {
+            let key = run.ends.oldest;
+            self.entries.get(key as usize).map(|entry| (entry.deadline, key))
+        };
+        self.runs.iter().filter_map(first).min_by_key(|(deadline, _)| *deadline)
     }
 }
 
@@ -260,20 +310,34 @@ mod tests {
     }
 
     #[test]
-    fn connections_expire_in_the_order_of_their_arrival() {
+    fn a_deadline_before_that_of_an_earlier_connection_counts() {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut connections = Connections::new(10, 10);
         connections.insert(source(1), now + 5 * second, 1);
         // As after a reload that shortened the time.
         connections.insert(source(1), now + 2 * second, 2);
-        connections.insert(source(2), now + 6 * second, 3);
-        assert_eq!(connections.next_deadline(), Some(now + 5 * second));
-        assert_eq!(connections.remove_expired(now + 4 * second), None);
-        assert_eq!(connections.remove_expired(now + 5 * second), Some(1));
-        assert_eq!(connections.remove_expired(now + 5 * second), Some(2));
-        assert_eq!(connections.remove_expired(now + 5 * second), None);
+        connections.insert(source(2), now + 3 * second, 3);
+        connections.insert(source(2), now + 6 * second, 4);
+        assert_eq!(connections.next_deadline(), Some(now + 2 * second));
+        assert_eq!(connections.remove_expired(now + second), None);
+        let expired = std::iter::from_fn(|| connections.remove_expired(now + 5 * second));
+        assert_eq!(expired.collect::<Vec<_>>(), [2, 3, 1]);
+        assert_eq!(connections.next_deadline(), Some(now + 6 * second));
         assert_eq!(connections.len(), 1);
+    }
+
+    #[test]
+    fn reloads_that_shorten_and_lengthen_the_time_leave_two_runs() {
+        let now = Instant::now();
+        let mut connections = Connections::new(1000, 1000);
+        for number in 0..1000 {
+            let time = Duration::from_secs(if number % 2 == 0 { 20 } else { 5 });
+            connections.insert(source(1), now + Duration::from_millis(number) + time, number);
+        }
+        assert_eq!(connections.runs.len(), 2);
+        while connections.remove_oldest().is_some() {}
+        assert!(connections.runs.is_empty());
     }
 
     #[test]
@@ -293,67 +357,84 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Arrive(u8),
+        /// From this source, with so long to finish.
+        Arrive(u8, u64),
         Leave(usize),
         Expire(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            3 => (0u8..5).prop_map(Step::Arrive),
+            3 => (0u8..5, prop_oneof![Just(50), Just(10), Just(200)])
+                .prop_map(|(number, patience)| Step::Arrive(number, patience)),
             2 => any::<usize>().prop_map(Step::Leave),
-            1 => (0u64..20).prop_map(Step::Expire),
+            1 => (0u64..200).prop_map(Step::Expire),
         ];
         proptest::collection::vec(step, 1..200)
     }
 
+    /// A connection of the model: known by its time of arrival.
+    #[derive(Debug, Clone, Copy)]
+    struct Arrived {
+        time: u64,
+        number: u8,
+        deadline: u64,
+        key: usize,
+    }
+
     proptest! {
-        /// Against a plain vector that is searched from its start.
+        /// Against a plain vector in the order of arrival that is searched from its start.
         #[test]
         fn it_agrees_with_a_naive_model(steps in steps()) {
             const CAPACITY: usize = 12;
             const PER_SOURCE: usize = 4;
             let start = Instant::now();
+            let at = |time| start + Duration::from_millis(time);
             let mut connections = Connections::new(CAPACITY, PER_SOURCE);
-            let mut model: Vec<(u64, u8, usize)> = Vec::new();
+            let mut model: Vec<Arrived> = Vec::new();
             for (time, step) in (0u64..).zip(steps) {
                 match step {
-                    Step::Arrive(number) => {
+                    Step::Arrive(number, patience) => {
                         while let Some((gone, eviction)) = connections.make_room(source(number)) {
-                            let of_source = |entry: &&(u64, u8, usize)| entry.1 == number;
+                            let of_source = |it: &&Arrived| it.number == number;
                             let crowded = model.iter().filter(of_source).count() >= PER_SOURCE;
                             let index = if crowded {
-                                model.iter().position(|entry| entry.1 == number).unwrap()
+                                model.iter().position(|it| it.number == number).unwrap()
                             } else {
                                 prop_assert!(model.len() >= CAPACITY);
                                 0
                             };
                             let expected =
                                 if crowded { Eviction::Source } else { Eviction::Total };
-                            prop_assert_eq!((gone, eviction), (model.remove(index).0, expected));
+                            prop_assert_eq!((gone, eviction), (model.remove(index).time, expected));
                         }
-                        let deadline = start + Duration::from_millis(time);
-                        let key = connections.insert(source(number), deadline, time);
-                        model.push((time, number, key));
+                        let deadline = time + patience;
+                        let key = connections.insert(source(number), at(deadline), time);
+                        model.push(Arrived { time, number, deadline, key });
                     }
                     Step::Leave(which) if !model.is_empty() => {
-                        let (time, _, key) = model.remove(which % model.len());
+                        let Arrived { time, key, .. } = model.remove(which % model.len());
                         prop_assert_eq!(connections.remove(key), Some(time));
                         prop_assert_eq!(connections.remove(key), None);
                     }
                     Step::Leave(_) => prop_assert_eq!(connections.remove(0), None),
-                    Step::Expire(age) => {
-                        let passed = time.saturating_sub(age);
-                        let now = start + Duration::from_millis(passed);
-                        while let Some(gone) = connections.remove_expired(now) {
-                            prop_assert!(gone <= passed);
-                            prop_assert_eq!(model.remove(0).0, gone);
+                    Step::Expire(ahead) => {
+                        let now = time + ahead;
+                        let mut latest = 0;
+                        while let Some(gone) = connections.remove_expired(at(now)) {
+                            let index = model.iter().position(|it| it.time == gone).unwrap();
+                            let deadline = model.remove(index).deadline;
+                            prop_assert!(latest <= deadline && deadline <= now);
+                            latest = deadline;
                         }
-                        prop_assert!(model.first().is_none_or(|oldest| oldest.0 > passed));
+                        prop_assert!(model.iter().all(|it| it.deadline > now));
                     }
                 }
+                let earliest = model.iter().map(|it| it.deadline).min();
+                prop_assert_eq!(connections.next_deadline(), earliest.map(at));
                 prop_assert_eq!(connections.len(), model.len());
                 prop_assert!(connections.sources.len() <= model.len());
+                prop_assert!(connections.runs.len() <= 3);
             }
         }
     }

@@ -58,6 +58,22 @@ fn a_connection_keeps_the_document_it_began_with() {
 }
 
 #[test]
+fn a_shorter_request_timeout_counts_at_once_beside_connections_with_the_longer_one() {
+    let mut daemon = Setup::new().tables("[limits]\nrequest-timeout = \"60s\"").start();
+    let mut earlier = dial(daemon.address());
+    earlier.write_all(&REQUEST[..10]).expect("half a request");
+    // The half is accepted for certain once a later exchange has been served.
+    assert_eq!(daemon.ask(), document(RULES));
+    daemon.replace_in_main_file("\"60s\"", "\"1s\"");
+    daemon.reload();
+    let mut later = dial(daemon.address());
+    later.write_all(&REQUEST[..10]).expect("half a request");
+    assert_eq!(read_to_end(&mut later), b"", "closed after a second");
+    earlier.write_all(&REQUEST[10..]).expect("the other half");
+    assert_eq!(read_to_end(&mut earlier), document(RULES), "it had a minute from the start");
+}
+
+#[test]
 fn a_broken_file_keeps_the_old_policy_and_is_logged_with_its_place() {
     let mut daemon = Setup::new().start();
     let line = daemon.break_main_file();

@@ -9,10 +9,14 @@ pub enum Exit {
     Success,
     /// The answer is no: problems found, a connection refused, policy and host differ.
     Negative,
-    /// Wrong usage, or the answer could not be found out.
+    /// Wrong usage, or the answer could not be found out or not be written.
     Unknown,
+    /// `probe --nagios`: it works, with a warning.
+    MonitoringWarning,
+    /// `probe --nagios`: it does not work.
+    MonitoringCritical,
     /// `probe --nagios` could not tell.
-    NagiosUnknown,
+    MonitoringUnknown,
     /// The system failed: no descriptor, a port that is taken (`EX_OSERR` of sysexits.h).
     System,
     /// Not permitted to bind, or to drop privileges (`EX_NOPERM`).
@@ -23,11 +27,13 @@ pub enum Exit {
 
 impl Exit {
     /// Every way to end.
-    pub const EVERY: [Self; 7] = [
+    pub const EVERY: [Self; 9] = [
         Self::Success,
         Self::Negative,
         Self::Unknown,
-        Self::NagiosUnknown,
+        Self::MonitoringWarning,
+        Self::MonitoringCritical,
+        Self::MonitoringUnknown,
         Self::System,
         Self::Permission,
         Self::Configuration,
@@ -38,9 +44,9 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,
-            Self::Negative => 1,
-            Self::Unknown => 2,
-            Self::NagiosUnknown => 3,
+            Self::Negative | Self::MonitoringWarning => 1,
+            Self::Unknown | Self::MonitoringCritical => 2,
+            Self::MonitoringUnknown => 3,
             Self::System => 71,
             Self::Permission => 77,
             Self::Configuration => 78,

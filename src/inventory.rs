@@ -10,6 +10,8 @@ use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, all_processes};
 
+use crate::printable::Escaped;
+
 /// The process that is 1 in every process namespace. It holds the sockets it starts services
 /// with, so that naming it says little.
 const INIT: i32 = 1;
@@ -96,7 +98,7 @@ pub struct Process {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}]", self.name.escape_debug(), self.pid)
+        write!(f, "{}[{}]", Escaped(&self.name), self.pid)
     }
 }
 

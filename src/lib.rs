@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 pub mod policy;
 pub mod position;
+pub mod printable;
 pub mod privileges;
 pub mod probe;
 pub mod sandbox;
@@ -27,14 +28,23 @@ pub mod scrape;
 pub mod server;
 mod spelling;
 
+use std::ffi::OsString;
+
+use clap::Parser;
+
 use cli::{Cli, Command};
 use exit::Exit;
 
-/// Does what the command line asks for.
+/// Does what a command line asks for; `arguments` begin with the name of the program.
 #[must_use]
-pub fn run(cli: &Cli) -> Exit {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return commands::usage::run(&error, &arguments),
+    };
     match &cli.command {
-        Command::Serve => commands::serve::run(cli),
+        Command::Serve => commands::serve::run(&cli),
         Command::Check { json } => commands::check::run(&cli.config, *json),
         Command::Show(show) => commands::show::run(&cli.config, *show),
         Command::Explain(asked) => commands::explain::run(&cli.config, asked),

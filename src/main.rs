@@ -1,7 +1,5 @@
 //! The binary; everything is in the library.
 
-use clap::Parser;
-
 fn main() -> std::process::ExitCode {
-    masterpolicyd::run(&masterpolicyd::cli::Cli::parse()).into()
+    masterpolicyd::run(std::env::args_os()).into()
 }

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::explain::RuleRecord;
+use super::output::Output;
+use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
-use super::{load, print, print_json};
+use super::{load, tell};
 use crate::audit::{self, Answer, Audit, Grant, GrantState, PolicyPort, PortState, REDIRECT_PORT};
 use crate::cli;
 use crate::config::Configuration;
@@ -36,7 +37,7 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     let listeners = match inventory::listeners() {
         Ok(listeners) => listeners,
         Err(error) => {
-            print(&mut io::stderr().lock(), format_args!("{error}\n"));
+            tell(error);
             return Exit::Unknown;
         }
     };
@@ -45,15 +46,16 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     let answers = ask_each(&addresses, document);
     let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
     let exit = if audit.differences() == 0 { Exit::Success } else { Exit::Negative };
+    let mut output = Output::to_stdout();
     if asked.json {
-        print_json(&Record::new(&audit, &configuration));
+        output.print_json(&Record::new(&audit, &configuration));
     } else {
         let rows = rows(&audit, &configuration);
         let differences = audit.differences();
         let text = Text { rows: &rows, differences, terminal: Terminal::of_stdout() };
-        print(&mut io::stdout().lock(), format_args!("{text}"));
+        output.print(text);
     }
-    exit
+    output.finish(exit)
 }
 
 /// Asks all at once, so that silent ones cost their time together.
@@ -382,7 +384,7 @@ struct GrantRecord {
     difference: bool,
     ports_granted: u32,
     ports_in_use: usize,
-    rules: Vec<RuleRecord>,
+    rules: Vec<PlacedRuleJson>,
     listeners: Vec<ListenerRecord>,
 }
 
@@ -407,7 +409,7 @@ impl Record {
             rules: grant
                 .rules
                 .iter()
-                .map(|&rule| RuleRecord::new(&policy.rules[rule], &places[rule]))
+                .map(|&rule| PlacedRuleJson::new(&policy.rules[rule], &places[rule]))
                 .collect(),
             listeners: ListenerRecord::of_each(&grant.listeners),
         });

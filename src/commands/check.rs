@@ -1,12 +1,12 @@
 //! `check`: reads the whole configuration as `serve` would, and prints every problem at once.
 
-use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{exit_of, print, print_problems};
-use crate::config::{self, Configuration, Masked, Problem, Severity, Trust};
+use super::output::Output;
+use super::{exit_of, with_excerpt};
+use crate::config::{self, Configuration, Problem, Severity, Trust};
 use crate::exit::Exit;
 
 /// Exits 0 when the configuration is sound, warnings or not, 1 when it has problems and 2 when
@@ -18,24 +18,20 @@ pub fn run(path: &Path, json: bool) -> Exit {
         Ok(configuration) => (&configuration.warnings, Exit::Success),
         Err(problems) => (&problems.0, exit_of(problems)),
     };
+    let mut output = Output::to_stdout();
     if json {
-        print_json(problems);
+        output.print_json(&CheckJson::new(problems));
     } else {
-        print_problems(&mut io::stdout().lock(), problems);
-        print_masked(loaded.as_ref().map_or(&[], |configuration| &configuration.masked));
-        print(
-            &mut io::stdout().lock(),
-            format_args!("{}\n", summary(loaded.as_ref().ok(), problems)),
-        );
+        for problem in problems {
+            output.print(with_excerpt(problem));
+        }
+        // They are no problem: whoever masks a file means it.
+        for masked in loaded.as_ref().map_or(&[][..], |configuration| &configuration.masked) {
+            output.print(format_args!("{masked}\n"));
+        }
+        output.print(format_args!("{}\n", summary(loaded.as_ref().ok(), problems)));
     }
-    exit
-}
-
-/// Names the drop-ins that do not count. They are no problem: whoever masks a file means it.
-fn print_masked(masked: &[Masked]) {
-    for file in masked {
-        print(&mut io::stdout().lock(), format_args!("{file}\n"));
-    }
+    output.finish(exit)
 }
 
 /// What it all comes to, in one line.
@@ -65,12 +61,12 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
-    problems: Vec<ReportedProblem<'a>>,
+struct CheckJson<'a> {
+    problems: Vec<ProblemJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct ReportedProblem<'a> {
+struct ProblemJson<'a> {
     path: String,
     line: u32,
     column: u32,
@@ -78,13 +74,15 @@ struct ReportedProblem<'a> {
     message: &'a str,
 }
 
-fn print_json(problems: &[Problem]) {
-    let problems = problems.iter().map(|problem| ReportedProblem {
-        path: problem.place.path.to_string_lossy().into_owned(),
-        line: problem.place.line,
-        column: problem.place.column,
-        severity: problem.severity.as_str(),
-        message: &problem.message,
-    });
-    super::print_json(&Report { problems: problems.collect() });
+impl<'a> CheckJson<'a> {
+    fn new(problems: &'a [Problem]) -> Self {
+        let problems = problems.iter().map(|problem| ProblemJson {
+            path: problem.place.path.to_string_lossy().into_owned(),
+            line: problem.place.line,
+            column: problem.place.column,
+            severity: problem.severity.as_str(),
+            message: &problem.message,
+        });
+        Self { problems: problems.collect() }
+    }
 }

@@ -1,10 +1,9 @@
 //! `completions`: a script that completes the command line in a shell, for packages to install.
 
-use std::io;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use super::output::Output;
 use crate::cli::Cli;
 use crate::exit::Exit;
 
@@ -15,6 +14,7 @@ pub fn run(shell: Shell) -> Exit {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    super::print(&mut io::stdout().lock(), format_args!("{}", String::from_utf8_lossy(&script)));
-    Exit::Success
+    let mut output = Output::to_stdout();
+    output.print(String::from_utf8_lossy(&script));
+    output.finish(Exit::Success)
 }

@@ -6,13 +6,14 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::load;
+use super::output::Output;
+use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
-use super::{load, print, print_json};
 use crate::cli;
 use crate::config::{Configuration, Masked, Place, Settings};
 use crate::exit::Exit;
@@ -20,6 +21,7 @@ use crate::policy::{
     Domain, FIRST_HIGH_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
     PortSet, Reason, Rule, Verdict,
 };
+use crate::printable::Escaped;
 
 /// How many near misses are printed; the JSON has all of them.
 const SHOWN: usize = 5;
@@ -34,8 +36,9 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
     let masked = masked_rules(&configuration);
     let Configuration { settings, policy, places, .. } = &configuration;
     let explanation = Explanation::find(policy, places, &masked, &connection);
+    let mut output = Output::to_stdout();
     if asked.json {
-        print_json(&explanation.record());
+        output.print_json(&explanation.to_json());
     } else {
         let remedy = explanation.remedy(settings, config, &connection);
         let text = Text {
@@ -45,9 +48,9 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
             meta_policy: policy.meta_policy,
             terminal: Terminal::of_stdout(),
         };
-        print(&mut io::stdout().lock(), format_args!("{text}"));
+        output.print(text);
     }
-    explanation.exit()
+    output.finish(explanation.exit())
 }
 
 /// What a player wants to know.
@@ -118,7 +121,7 @@ impl Shortfall<'_> {
 
 /// A path on its way to a terminal.
 fn escaped(path: &Path) -> String {
-    path.to_string_lossy().escape_debug().to_string()
+    Escaped(&path.to_string_lossy()).to_string()
 }
 
 impl fmt::Display for Shortfall<'_> {
@@ -185,19 +188,19 @@ impl<'a> Explanation<'a> {
         }
     }
 
-    fn record(&self) -> Record {
+    fn to_json(&self) -> ExplanationJson {
         match self {
-            Self::Allowed { rule, place } => Record {
+            Self::Allowed { rule, place } => ExplanationJson {
                 verdict: "allowed",
                 reason: "rule",
-                rule: Some(RuleRecord::new(rule, place)),
+                rule: Some(PlacedRuleJson::new(rule, place)),
                 near: Vec::new(),
             },
-            Self::Refused { reason, near } => Record {
+            Self::Refused { reason, near } => ExplanationJson {
                 verdict: "refused",
                 reason: reason.code(),
                 rule: None,
-                near: near.iter().map(Near::record).collect(),
+                near: near.iter().map(Near::to_json).collect(),
             },
         }
     }
@@ -295,12 +298,13 @@ impl Near<'_> {
         (lack, Reverse(kinship), distances.min().unwrap_or_default())
     }
 
-    fn record(&self) -> NearRecord {
-        let mut rule = RuleRecord::new(self.rule, self.place);
-        if let Shortfall::Masked(by) = self.lacks {
-            rule.masked_by = Some(by.display().to_string());
-        }
-        NearRecord { rule, lacks: self.lacks.code() }
+    fn to_json(&self) -> NearJson {
+        let masked_by = match self.lacks {
+            Shortfall::Masked(by) => Some(by.to_string_lossy().into_owned()),
+            _ => None,
+        };
+        let rule = PlacedRuleJson::new(self.rule, self.place);
+        NearJson { rule: NearRuleJson { rule, masked_by }, lacks: self.lacks.code() }
     }
 }
 
@@ -313,43 +317,26 @@ fn shared_labels(domain: &Domain, host: &Host) -> usize {
 }
 
 #[derive(Serialize)]
-struct Record {
+struct ExplanationJson {
     verdict: &'static str,
     reason: &'static str,
-    rule: Option<RuleRecord>,
-    near: Vec<NearRecord>,
+    rule: Option<PlacedRuleJson>,
+    near: Vec<NearJson>,
 }
 
 #[derive(Serialize)]
-struct NearRecord {
-    rule: RuleRecord,
+struct NearJson {
+    rule: NearRuleJson,
     lacks: &'static str,
 }
 
-/// A rule and its place, as every command prints it in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct RuleRecord {
-    domain: String,
-    to_ports: String,
-    secure: bool,
-    path: String,
-    line: u32,
+struct NearRuleJson {
+    #[serde(flatten)]
+    rule: PlacedRuleJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     masked_by: Option<String>,
-}
-
-impl RuleRecord {
-    pub(super) fn new(rule: &Rule, place: &Place) -> Self {
-        Self {
-            domain: rule.domain.to_string(),
-            to_ports: rule.ports.to_string(),
-            secure: rule.secure,
-            path: place.path.display().to_string(),
-            line: place.line,
-            masked_by: None,
-        }
-    }
 }
 
 /// The answer as a person reads it.

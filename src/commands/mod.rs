@@ -1,15 +1,20 @@
 //! The commands: for each the order of things, and what is printed. Answers go to standard
-//! output, diagnostics to standard error; a reader that has gone away is no failure.
+//! output, diagnostics to standard error.
 
 pub mod audit;
+mod bar;
 pub mod check;
 pub mod completions;
 pub mod explain;
+mod output;
 pub mod probe;
+mod rule_json;
 pub mod serve;
 pub mod show;
 mod terminal;
+pub mod usage;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -20,7 +25,9 @@ use crate::exit::Exit;
 /// standard error, and the exit code is the command's.
 fn load(path: &Path) -> Result<Configuration, Exit> {
     config::load(path, &Trust::of_this_process()).map_err(|problems| {
-        print_problems(&mut io::stderr().lock(), &problems.0);
+        for problem in &problems.0 {
+            write(&mut io::stderr().lock(), with_excerpt(problem));
+        }
         exit_of(&problems)
     })
 }
@@ -30,25 +37,19 @@ fn exit_of(problems: &Problems) -> Exit {
     if problems.are_only_unread_files() { Exit::Unknown } else { Exit::Negative }
 }
 
-/// Writes each problem, with the line it stands in.
-fn print_problems(out: &mut dyn Write, problems: &[Problem]) {
-    for problem in problems {
-        print(out, format_args!("{problem}\n"));
-        if let Some(excerpt) = &problem.excerpt {
-            print(out, format_args!("{excerpt}\n"));
-        }
+/// A problem as lines, with the line that it stands in.
+fn with_excerpt(problem: &Problem) -> String {
+    match &problem.excerpt {
+        Some(excerpt) => format!("{problem}\n{excerpt}\n"),
+        None => format!("{problem}\n"),
     }
 }
 
-/// Writes to a stream whose other end may have gone: then nobody is left to be told.
-fn print(out: &mut dyn Write, text: std::fmt::Arguments<'_>) {
-    let _ = out.write_fmt(text);
+/// Writes a line to standard error. Where that fails, nobody is left to be told.
+fn tell(line: impl Display) {
+    write(&mut io::stderr().lock(), format_args!("{line}\n"));
 }
 
-/// Writes one JSON value and a newline to standard output.
-fn print_json(value: &impl serde::Serialize) {
-    let mut out = io::stdout().lock();
-    if serde_json::to_writer(&mut out, value).is_ok() {
-        print(&mut out, format_args!("\n"));
-    }
+fn write(out: &mut dyn Write, text: impl Display) {
+    let _ = write!(out, "{text}");
 }

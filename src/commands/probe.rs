@@ -3,19 +3,26 @@
 mod report;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
+
+use super::bar::Bar;
+use super::output::Output;
+use super::tell;
 use super::terminal::Terminal;
-use super::{print, print_json};
 use crate::cli;
 use crate::duration::{DurationError, Written};
 use crate::exit::Exit;
 use crate::policy::OriginError;
-use crate::probe::fleet::{self, LineError, Progress};
-use crate::probe::{Family, Question, Report, Target, TargetError};
-use report::{Json, State, Steps, Table, Tally};
+use crate::printable::Escaped;
+use crate::probe::fleet::{self, LineError, News};
+use crate::probe::{Family, Progress, Question, Report, Target, TargetError, probe};
+use report::{ReportJson, State, Table, Tally, Wording};
 
 /// Asks what `args` name and prints what came of it.
 ///
@@ -26,53 +33,118 @@ use report::{Json, State, Steps, Table, Tally};
 pub fn run(args: &cli::Probe) -> Exit {
     let (targets, question) = match understand(args) {
         Ok(understood) => understood,
-        Err(error) => return complain(&error, args.nagios),
+        Err(error) if args.nagios => return report_usage_to_monitoring(&error.to_string()),
+        Err(error) => {
+            tell(error);
+            return Exit::Unknown;
+        }
     };
-    let reports = ask_all(&targets, &question, args.nagios);
-    if args.nagios {
-        let (line, state) = report::nagios_line(&reports, &question);
-        print(&mut io::stdout().lock(), format_args!("{line}\n"));
-        return state.exit();
-    }
     let is_pair = args.targets_file.is_none() && pair(&args.targets).is_some();
-    match &reports[..] {
-        [report] if is_pair && args.json => {
-            print_json(&Json::of(report, &question));
+    match &targets[..] {
+        _ if args.nagios => ask_for_monitoring(&targets, &question),
+        [target] if is_pair && args.json => {
+            let report = probe(target, &question, |_| {});
+            let mut output = Output::to_stdout();
+            output.print_json(&ReportJson::of(&report, &question));
+            output.finish(Tally::of(&[report]).exit())
         }
-        [report] if is_pair => {
-            let terminal = Terminal::of_stdout();
-            let steps = Steps { report, question: &question, terminal };
-            print(&mut io::stdout().lock(), format_args!("{steps}"));
-        }
-        reports if args.json => {
-            let all: Vec<_> = reports.iter().map(|report| Json::of(report, &question)).collect();
-            print_json(&all);
-        }
-        reports => print_fleet(&mut io::stdout().lock(), reports, &question),
+        [target] if is_pair => ask_in_words(target, &question),
+        targets => ask_fleet(targets, &question, args.json),
     }
-    Tally::of(&reports).exit()
+}
+
+/// Says why nothing was asked to monitoring, which reads standard output alone and has exit codes
+/// of its own.
+pub(super) fn report_usage_to_monitoring(reason: &str) -> Exit {
+    print_for_monitoring(&report::plugin_line(State::Unknown, reason), State::Unknown)
+}
+
+fn ask_for_monitoring(targets: &[Target], question: &Question) -> Exit {
+    let (sender, news) = mpsc::channel();
+    fleet::start(targets, question, &sender);
+    let reports = fleet::collect(&news, targets.len(), |_| {});
+    let (line, state) = report::nagios_line(&reports, question);
+    print_for_monitoring(&line, state)
+}
+
+fn print_for_monitoring(line: &str, state: State) -> Exit {
+    let mut output = Output::to_stdout();
+    output.print(format_args!("{line}\n"));
+    output.finish_or(state.exit(), Exit::MonitoringUnknown)
+}
+
+/// Asks one target, and tells each step as it happens.
+fn ask_in_words(target: &Target, question: &Question) -> Exit {
+    let wording = Wording { question, terminal: Terminal::of_stdout() };
+    let mut output = Output::to_stdout();
+    output.print(wording.heading(target));
+    output.flush();
+    let report = probe(target, question, |progress| {
+        output.print(match progress {
+            Progress::Resolved(resolution) => wording.resolution(target, resolution),
+            Progress::Asked(step) => wording.step(step),
+        });
+        output.flush();
+    });
+    output.print(wording.verdict(&report));
+    output.finish(Tally::of(&[report]).exit())
+}
+
+fn ask_fleet(targets: &[Target], question: &Question, json: bool) -> Exit {
+    let (sender, news) = mpsc::channel();
+    // Before the threads are started, which inherit it.
+    listen_for_interrupts(&sender);
+    fleet::start(targets, question, &sender);
+    let mut bar = io::stderr().is_terminal().then(|| {
+        let width = Terminal::of_stderr().width.unwrap_or(80);
+        Bar::start(io::stderr(), targets.len(), width)
+    });
+    let reports = fleet::collect(&news, targets.len(), |done| {
+        if let Some(bar) = &mut bar {
+            bar.draw(done);
+        }
+    });
+    drop(bar);
+    let tally = Tally::of_interrupted(&reports, targets.len() - reports.len());
+    let mut output = Output::to_stdout();
+    if json {
+        let all: Vec<_> = reports.iter().map(|it| ReportJson::of(it, question)).collect();
+        output.print_json(&all);
+    } else {
+        print_fleet(&mut output, &reports, tally, question);
+    }
+    output.finish(tally.exit())
 }
 
 /// Prints the steps of every target that something is to be said about, and then the table.
-fn print_fleet(out: &mut dyn Write, reports: &[Report], question: &Question) {
+fn print_fleet(output: &mut Output, reports: &[Report], tally: Tally, question: &Question) {
     let terminal = Terminal::of_stdout();
+    let wording = Wording { question, terminal };
     for report in reports.iter().filter(|report| State::of(report) != State::Ok) {
-        print(out, format_args!("{}\n", Steps { report, question, terminal }));
+        output.print(format_args!("{}\n", wording.whole(report)));
     }
-    print(out, format_args!("{}", Table { reports, question, terminal }));
+    output.print(Table { reports, question, terminal });
+    output.print(format_args!("{tally}\n"));
 }
 
-/// Says why nothing was asked: monitoring reads standard output alone, and its own codes.
-fn complain(error: &ProbeError, nagios: bool) -> Exit {
-    if nagios {
-        let state = State::Unknown;
-        let line = error.to_string().replace(['|', '\n'], " ");
-        let word = state.as_str();
-        print(&mut io::stdout().lock(), format_args!("MASTERPOLICYD {word} - {line}\n"));
-        return state.exit();
+/// Has the first interrupt end the waiting, so that what is known is printed, and a second one end
+/// the program.
+fn listen_for_interrupts(news: &mpsc::Sender<News>) {
+    let interrupt = SigSet::from(Signal::SIGINT);
+    if interrupt.thread_block().is_err() {
+        return;
     }
-    print(&mut io::stderr().lock(), format_args!("{error}\n"));
-    Exit::Unknown
+    let news = news.clone();
+    let listen = move || {
+        if interrupt.wait().is_ok() && news.send(News::Interrupted).is_ok() {
+            _ = interrupt.wait();
+            // What a shell reports of a program that the signal ended.
+            std::process::exit(128 + Signal::SIGINT as i32);
+        }
+    };
+    if thread::Builder::new().spawn(listen).is_err() {
+        _ = interrupt.thread_unblock();
+    }
 }
 
 /// Why nothing was asked.
@@ -90,18 +162,18 @@ impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Origin(error) => write!(f, "--origin: {error}"),
-            Self::Timeout(error) => write!(f, "--timeout: {error}"),
+            Self::Timeout(error) => write!(f, "--timeout: {}", Escaped(&error.to_string())),
             Self::Target(error) => write!(f, "{error}"),
             Self::NoTarget => f.write_str(
                 "nothing to ask; name HOST PORT, one or more HOST:PORT, or --targets FILE",
             ),
             Self::ReadList(path, error) => {
-                write!(f, "cannot read {}: {error}", path.display())
+                write!(f, "cannot read {}: {error}", Escaped(&path.to_string_lossy()))
             }
             Self::List(path, errors) => {
                 for (index, error) in errors.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "\n" };
-                    write!(f, "{separator}{}:{error}", path.display())?;
+                    write!(f, "{separator}{}:{error}", Escaped(&path.to_string_lossy()))?;
                 }
                 Ok(())
             }
@@ -159,20 +231,6 @@ fn read_list(path: &Path) -> io::Result<String> {
         text = std::fs::read_to_string(path)?;
     }
     Ok(text)
-}
-
-fn ask_all(targets: &[Target], question: &Question, nagios: bool) -> Vec<Report> {
-    let is_watched = targets.len() > 1 && !nagios && io::stderr().is_terminal();
-    let mut progress = is_watched.then(|| Progress::start(io::stderr(), targets.len()));
-    let reports = fleet::probe_all(targets, question, |done, _| {
-        if let Some(progress) = &mut progress {
-            progress.draw(done);
-        }
-    });
-    if let Some(progress) = progress {
-        progress.clear();
-    }
-    reports
 }
 
 /// Nobody waits longer for a policy.

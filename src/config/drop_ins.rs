@@ -7,7 +7,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::problem::{Escaped, Place, Problem, Severity};
+use super::problem::{Place, Problem, Severity};
+use crate::printable::Escaped;
 
 /// What was found in the policy directories.
 #[derive(Default)]

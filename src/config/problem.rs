@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::position::{Position, Positions};
+use crate::printable::Escaped;
 
 /// Where in which file something stands. What is about a file as a whole stands at its start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,28 +111,6 @@ impl fmt::Display for Problem {
             Severity::Warning => write!(f, "{}: warning: {}", self.place, Escaped(&self.message)),
         }
     }
-}
-
-/// Text from a file on its way to a terminal or a log: what would move the cursor is escaped.
-pub(super) struct Escaped<'a>(pub(super) &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write as _;
-        self.0.chars().try_for_each(|character| {
-            if is_printable(character) {
-                f.write_char(character)
-            } else {
-                write!(f, "{}", character.escape_default())
-            }
-        })
-    }
-}
-
-/// Neither a control character nor one that reorders what stands around it.
-fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Every problem of a configuration that has errors, in the order in which its files are read.

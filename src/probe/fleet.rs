@@ -1,9 +1,8 @@
 //! Many targets: a list of them in a file, and asking them at the same time.
 
 use std::fmt;
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use crate::probe::{Question, Report, Target, TargetError, probe};
@@ -47,88 +46,74 @@ pub fn parse_list(text: &str) -> Result<Vec<Target>, Vec<LineError>> {
     if errors.is_empty() { Ok(targets) } else { Err(errors) }
 }
 
-/// Asks all `targets`, [`AT_A_TIME`] at a time, and returns their reports in the same order.
-///
-/// `on_report` is called in the caller's thread after each, with the count of those that are
-/// done.
-pub fn probe_all(
-    targets: &[Target],
-    question: &Question,
-    mut on_report: impl FnMut(usize, &Report),
-) -> Vec<Report> {
-    let next = AtomicUsize::new(0);
-    let (sender, receiver) = mpsc::channel();
-    let mut reports: Vec<(usize, Report)> = Vec::with_capacity(targets.len());
-    thread::scope(|scope| {
-        let mut started = 0;
-        while started < targets.len().min(AT_A_TIME) {
-            let (sender, next) = (sender.clone(), &next);
-            let work = move || ask_in_turn(targets, question, next, &sender);
-            // Fewer threads than wanted are slower, and nothing else.
-            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                break;
-            }
-            started += 1;
-        }
-        if started == 0 {
-            ask_in_turn(targets, question, &next, &sender);
-        }
-        drop(sender);
-        for (index, report) in receiver {
-            on_report(reports.len() + 1, &report);
-            reports.push((index, report));
-        }
-    });
-    reports.sort_by_key(|&(index, _)| index);
-    reports.into_iter().map(|(_, report)| report).collect()
+/// What whoever waits for a fleet is told.
+#[derive(Debug)]
+pub enum News {
+    /// A target was asked: its index among the targets, and its report.
+    Asked(usize, Report),
+    /// The rest is not waited for.
+    Interrupted,
 }
 
-/// Asks target after target that nobody else has taken, until none is left.
-fn ask_in_turn(
-    targets: &[Target],
-    question: &Question,
-    next: &AtomicUsize,
-    sender: &mpsc::Sender<(usize, Report)>,
-) {
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(target) = targets.get(index) else { break };
-        if sender.send((index, probe(target, question))).is_err() {
+/// Has all `targets` asked, [`AT_A_TIME`] at a time, in threads that are left behind when nobody
+/// reads their `news` any more.
+pub fn start(targets: &[Target], question: &Question, news: &mpsc::Sender<News>) {
+    let work = Arc::new(Work {
+        targets: targets.to_vec(),
+        question: question.clone(),
+        next: AtomicUsize::new(0),
+    });
+    for started in 0..targets.len().min(AT_A_TIME) {
+        let thread = {
+            let (work, news) = (Arc::clone(&work), news.clone());
+            thread::Builder::new().spawn(move || work.do_in_turn(&news))
+        };
+        // Fewer threads than wanted are slower, and nothing else.
+        if thread.is_err() {
+            if started == 0 {
+                work.do_in_turn(news);
+            }
             break;
         }
     }
 }
 
-/// A bar that fills while targets are asked.
-pub struct Progress<W: Write> {
-    out: W,
-    total: usize,
+/// Waits for `wanted` reports or an interruption, and returns what came until then in the order of
+/// the targets. `on_report` is called after each with the count of those that are done.
+pub fn collect(
+    news: &mpsc::Receiver<News>,
+    wanted: usize,
+    mut on_report: impl FnMut(usize),
+) -> Vec<Report> {
+    let mut reports: Vec<(usize, Report)> = Vec::with_capacity(wanted);
+    while reports.len() < wanted {
+        let Ok(News::Asked(index, report)) = news.recv() else { break };
+        reports.push((index, report));
+        on_report(reports.len());
+    }
+    reports.sort_by_key(|&(index, _)| index);
+    reports.into_iter().map(|(_, report)| report).collect()
 }
 
-impl<W: Write> Progress<W> {
-    /// Columns between the brackets.
-    const WIDTH: usize = 30;
+/// What the threads share.
+struct Work {
+    targets: Vec<Target>,
+    question: Question,
+    /// The first target that nobody has taken.
+    next: AtomicUsize,
+}
 
-    /// Draws an empty bar on `out`, which has to be a terminal.
-    pub fn start(out: W, total: usize) -> Self {
-        let mut progress = Self { out, total };
-        progress.draw(0);
-        progress
-    }
-
-    /// Draws it anew, `done` targets on.
-    pub fn draw(&mut self, done: usize) {
-        let filled = Self::WIDTH * done / self.total.max(1);
-        let bar = "=".repeat(filled);
-        // A bar that cannot be drawn is no reason to stop.
-        _ = write!(self.out, "\r[{bar:width$}] {done}/{}", self.total, width = Self::WIDTH);
-        _ = self.out.flush();
-    }
-
-    /// Wipes it off, to leave the line to what comes next.
-    pub fn clear(mut self) {
-        _ = write!(self.out, "\r\x1b[K");
-        _ = self.out.flush();
+impl Work {
+    /// Asks target after target that nobody else has taken, until none is left.
+    fn do_in_turn(&self, news: &mpsc::Sender<News>) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(target) = self.targets.get(index) else { break };
+            let report = probe(target, &self.question, |_| {});
+            if news.send(News::Asked(index, report)).is_err() {
+                break;
+            }
+        }
     }
 }
 
@@ -157,18 +142,5 @@ mod tests {
                 "5: \"d.test 1 2\" has no port; write game.example.com:5000 or [2001:db8::7]:5000",
             ]
         );
-    }
-
-    #[test]
-    fn the_bar_fills_and_leaves_nothing_behind() {
-        let mut drawn = Vec::new();
-        let mut progress = Progress::start(&mut drawn, 4);
-        progress.draw(2);
-        progress.draw(4);
-        progress.clear();
-        let half = format!("[{}{}] 2/4", "=".repeat(15), " ".repeat(15));
-        let full = format!("[{}] 4/4", "=".repeat(30));
-        let empty = format!("[{}] 0/4", " ".repeat(30));
-        assert_eq!(String::from_utf8(drawn).unwrap(), format!("\r{empty}\r{half}\r{full}\r\x1b[K"));
     }
 }

@@ -1,23 +1,28 @@
 //! Asks a host for its policy as a player does, and says why a connection would be refused.
 //!
-//! This file owns the order of the questions and what follows from their answers; [`player`] is
-//! the only part that touches the network, [`finding`] reads what it saw, and [`fleet`] does all
-//! this for many targets. How it is printed is not known here.
+//! This file owns the order of the questions and what follows from their answers; [`resolver`]
+//! finds the addresses, [`player`] makes the exchanges, [`finding`] reads what was seen, and
+//! [`fleet`] does all this for many targets. How it is printed is not known here.
 
+mod bounded;
 pub mod finding;
 pub mod fleet;
 pub mod player;
+pub mod resolver;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::policy::{
     Domain, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy, Reason, Rule, Verdict,
 };
+use crate::printable::{Escaped, is_printable};
+use bounded::{Unfinished, within};
 use finding::{Diagnosis, Finding, Severity};
 use player::Transcript;
+use resolver::Resolution;
 
 /// How long a player waits for port 843.
 pub const MASTER_LIMIT: Duration = Duration::from_secs(3);
@@ -27,7 +32,10 @@ pub const MASTER_LIMIT: Duration = Duration::from_secs(3);
 pub const NAMED_POLICY_PATIENCE: u32 = 10;
 
 /// How long a server that said nothing is given to say who it is.
-const GREETING_LIMIT: Duration = Duration::from_secs(1);
+pub const GREETING_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long reading an answer, which is at most [`player::ANSWER_LIMIT`] bytes, may take this host.
+pub const READING_LIMIT: Duration = Duration::from_secs(2);
 
 /// A host and the port of the service that a player is to reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +73,12 @@ impl fmt::Display for TargetError {
             Self::NoPort(text) => write!(
                 f,
                 "\"{}\" has no port; write game.example.com:5000 or [2001:db8::7]:5000",
-                text.escape_debug()
+                Escaped(text)
             ),
             Self::Port(text) => {
-                write!(f, "\"{}\" is not a port between 1 and 65535", text.escape_debug())
+                write!(f, "\"{}\" is not a port between 1 and 65535", Escaped(text))
             }
-            Self::Host(text) => write!(f, "\"{}\" is not a host", text.escape_debug()),
+            Self::Host(text) => write!(f, "\"{}\" is not a host", Escaped(text)),
         }
     }
 }
@@ -82,7 +90,7 @@ impl Target {
     pub fn from_parts(host: &str, port: &str) -> Result<Self, TargetError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let is_of_host =
-            |c: char| !c.is_whitespace() && !c.is_control() && !"/[]@?#'\"=|".contains(c);
+            |c: char| !c.is_whitespace() && is_printable(c) && !"/[]@?#'\"=|".contains(c);
         let has_stray_colon = bare.contains(':') && !is_v6(bare);
         if bare.is_empty() || has_stray_colon || !bare.chars().all(is_of_host) {
             return Err(TargetError::Host(host.to_owned()));
@@ -146,8 +154,8 @@ pub struct Question {
     pub load_policy: Option<u16>,
     /// The port of the master policy: [`MASTER_PORT`], but for tests of a server elsewhere.
     pub policy_port: u16,
-    /// How long each port is waited for; a policy the content names, [`NAMED_POLICY_PATIENCE`]
-    /// times as long.
+    /// How long the resolver and each port are waited for; a policy the content names,
+    /// [`NAMED_POLICY_PATIENCE`] times as long.
     pub limit: Duration,
     /// Which addresses are asked.
     pub family: Family,
@@ -295,10 +303,8 @@ pub struct Walk {
 pub struct Report {
     /// The target.
     pub target: Target,
-    /// How long its name took to resolve.
-    pub resolved_in: Duration,
-    /// Why it has no address, if so.
-    pub unresolved: Option<Finding>,
+    /// What came of its name.
+    pub resolution: Resolution,
     /// One walk for each address, in the resolver's order.
     pub walks: Vec<Walk>,
     /// What they amount to: a player may meet any of them, so one refusal is a refusal.
@@ -322,38 +328,37 @@ impl Report {
     }
 }
 
-/// Asks every address of `target`, one after the other.
-#[must_use]
-pub fn probe(target: &Target, question: &Question) -> Report {
-    let started = Instant::now();
-    let resolved = resolve(target, question.family);
-    let resolved_in = started.elapsed();
-    let (walks, unresolved): (Vec<_>, _) = match resolved {
-        Ok(servers) => {
-            let walk = |server| walk(server, question, player::ask, player::greet);
-            (servers.into_iter().map(walk).collect(), None)
-        }
-        Err(finding) => (Vec::new(), Some(finding)),
-    };
-    let outcome = sum_up(&walks);
-    let target = target.clone();
-    Report { target, resolved_in, unresolved, walks, outcome, took: started.elapsed() }
+/// What is known before the [`Report`] is.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The name was looked up.
+    Resolved(&'a Resolution),
+    /// A port was asked.
+    Asked(&'a Step),
 }
 
-fn resolve(target: &Target, family: Family) -> Result<Vec<SocketAddr>, Finding> {
-    let mut servers: Vec<SocketAddr> = Vec::new();
-    let answers = (target.host.as_str(), target.port)
-        .to_socket_addrs()
-        .map_err(|error| Finding::Unresolved(error.to_string()))?;
-    for server in answers.filter(|&server| family.has(server)) {
-        if !servers.contains(&server) {
-            servers.push(server);
-        }
-    }
-    if servers.is_empty() {
-        return Err(Finding::Unresolved("it has no address of the family asked for".to_owned()));
-    }
-    Ok(servers)
+/// Asks every address of `target`, one after the other, and tells `on_progress` of each step as it
+/// happens.
+///
+/// The name is waited for no longer than [`Question::limit`], and each port of each address no
+/// longer than its limit, [`player::AFTERMATH`], [`GREETING_LIMIT`] and [`READING_LIMIT`], whatever
+/// resolvers and servers do.
+#[must_use]
+pub fn probe(
+    target: &Target,
+    question: &Question,
+    mut on_progress: impl FnMut(Progress<'_>),
+) -> Report {
+    let started = Instant::now();
+    let resolution = resolver::resolve(target, question.family, question.limit);
+    on_progress(Progress::Resolved(&resolution));
+    let mut walk = |&server| {
+        let on_step = |step: &Step| on_progress(Progress::Asked(step));
+        walk(server, question, player::ask, player::greet, on_step)
+    };
+    let walks: Vec<_> = resolution.servers.iter().flatten().map(&mut walk).collect();
+    let outcome = sum_up(&walks);
+    Report { target: target.clone(), resolution, walks, outcome, took: started.elapsed() }
 }
 
 /// Asks the ports of one address in a player's order: the master; where its meta-policy or its
@@ -367,13 +372,14 @@ fn walk(
     question: &Question,
     mut ask: impl FnMut(SocketAddr, Duration) -> Transcript,
     greet: impl Fn(SocketAddr, Duration) -> Vec<u8>,
+    mut on_step: impl FnMut(&Step),
 ) -> Walk {
     let mut steps: Vec<Step> = Vec::with_capacity(3);
     for (port, role, limit) in plan(destination.port(), question) {
         let mut server = destination;
         server.set_port(port);
         let seen = ask(server, limit);
-        let mut step = take_step(server, role, &seen, destination.port(), question);
+        let mut step = read_in_time(server, role, seen, destination.port(), question);
         // That a service without a policy stays silent needs no explanation.
         if role != Ask::Destination && finding::is_wordless(&step.findings) {
             let reply = greet(server, question.limit.min(GREETING_LIMIT));
@@ -384,6 +390,7 @@ fn walk(
             Some((policy, _)) => policy.meta_policy != MetaPolicy::All,
             None => false,
         };
+        on_step(&step);
         steps.push(step);
         if is_last {
             break;
@@ -413,16 +420,41 @@ fn plan(destination: u16, question: &Question) -> Vec<(u16, Ask, Duration)> {
     plan
 }
 
-fn take_step(
+/// [`read`] within [`READING_LIMIT`]. What a server sends may not keep the probe busy, however much
+/// work it is to read.
+fn read_in_time(
+    server: SocketAddr,
+    ask: Ask,
+    seen: Transcript,
+    destination: u16,
+    question: &Question,
+) -> Step {
+    let (took, bytes) = (seen.took, seen.received.len());
+    let origin = question.origin.clone();
+    let work = move || read(server, ask, &seen, destination, origin.as_ref());
+    within(READING_LIMIT, work).unwrap_or_else(|unfinished| {
+        let reason = match unfinished {
+            Unfinished::TimeIsUp => {
+                format!("reading the answer took this host more than {} s", READING_LIMIT.as_secs())
+            }
+            Unfinished::NoThread(error) => error.to_string(),
+        };
+        let findings = vec![Finding::LocalFailure(reason)];
+        Step { server, ask, took, bytes, decision: None, findings }
+    })
+}
+
+/// What an exchange means for a connection from `origin` to `destination`.
+fn read(
     server: SocketAddr,
     ask: Ask,
     seen: &Transcript,
     destination: u16,
-    question: &Question,
+    origin: Option<&Origin>,
 ) -> Step {
     let Diagnosis { policy, mut findings } = finding::diagnose(seen, ask);
     let decision = policy.map(|policy| {
-        let verdict = match &question.origin {
+        let verdict = match origin {
             Some(origin) => policy.decide(origin, destination, server.port()),
             None => decide_for_anyone(&policy, destination, server.port()),
         };
@@ -519,7 +551,8 @@ mod tests {
             };
             Transcript { reads: usize::from(answer.is_some()), received, end, took: LIMIT }
         };
-        let walk = walk(destination, question, ask, |_, _| panic!("a refusal needs no greeting"));
+        let no_greeting = |_, _| panic!("a refusal needs no greeting");
+        let walk = walk(destination, question, ask, no_greeting, |_| {});
         (asked, walk)
     }
 
@@ -589,6 +622,7 @@ mod tests {
                 greeted.borrow_mut().push((server.port(), limit));
                 if server.port() == 843 { vec![0x15, 3, 3] } else { Vec::new() }
             },
+            |_| {},
         );
         assert_eq!(*greeted.borrow(), [(843, GREETING_LIMIT), (8000, GREETING_LIMIT)]);
         let findings: Vec<_> = walk.steps.iter().map(|step| &step.findings[..]).collect();
@@ -698,6 +732,7 @@ mod tests {
             ("a:b:80", TargetError::Host("a:b".into())),
             ("a b:80", TargetError::Host("a b".into())),
             ("a|b:80", TargetError::Host("a|b".into())),
+            ("a\u{202e}b:80", TargetError::Host("a\u{202e}b".into())),
         ] {
             assert_eq!(target(bad), Err(error));
         }

@@ -1,6 +1,7 @@
 //! One exchange on the wire, as a player makes it: connect, send the request in one segment, read
 //! to the NUL. And, for a server that answered nothing at all, the question what it is. Reports
-//! what happened and judges nothing.
+//! what happened and judges nothing. Whatever the server sends, nothing here takes longer than its
+//! limit and [`AFTERMATH`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +15,7 @@ pub const ANSWER_LIMIT: usize = 1024 * 1024;
 
 /// How long the way a whole answer's connection ends is watched. A close or a reset travels with
 /// the answer or right behind it; the time does not count as the server's.
-const AFTERMATH: Duration = Duration::from_millis(200);
+pub const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// What every TLS server and every web server answers: a `ClientHello` of TLS 1.2, of the fewest
 /// bytes, with an empty line in its random part, which ends a malformed request of HTTP.
@@ -78,6 +79,7 @@ pub fn ask(server: SocketAddr, limit: Duration) -> Transcript {
     let mut reads = 0;
     let end = match TcpStream::connect_timeout(&server, limit) {
         Err(error) => not_connected(&error),
+        Ok(stream) if is_its_own_peer(&stream) => End::Refused,
         Ok(mut stream) => match request(&mut stream, started + limit, &mut received, &mut reads) {
             Ok(Some(end)) => end,
             Ok(None) => {
@@ -95,16 +97,27 @@ pub fn ask(server: SocketAddr, limit: Duration) -> Transcript {
 /// reply begins; empty where none came within `limit`.
 #[must_use]
 pub fn greet(server: SocketAddr, limit: Duration) -> Vec<u8> {
+    let started = Instant::now();
     let reply = || -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&server, limit)?;
+        let left = limit.saturating_sub(started.elapsed());
+        if left.is_zero() || is_its_own_peer(&stream) {
+            return Ok(Vec::new());
+        }
         stream.write_all(GREETING)?;
-        stream.set_read_timeout(Some(limit))?;
+        stream.set_read_timeout(Some(left))?;
         let mut reply = vec![0; 64];
         let length = stream.read(&mut reply)?;
         reply.truncate(length);
         Ok(reply)
     };
     reply().unwrap_or_default()
+}
+
+/// Where nobody listens, a connection whose own port happens to be the one that it looks for meets
+/// itself.
+fn is_its_own_peer(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 fn not_connected(error: &io::Error) -> End {

@@ -8,10 +8,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use masterpolicyd::document::Document;
 use masterpolicyd::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
@@ -25,8 +26,8 @@ use support::network::in_own_network;
 use support::{Directory, Setup, find_program, skip};
 
 use servers::{
-    REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_unasked, close,
-    read_request, reset, reset_after, wait_for_close,
+    REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_now,
+    answer_unasked, close, read_request, reset, reset_after, wait_for_close,
 };
 
 /// Grants everything, and keeps players from asking the destination.
@@ -556,7 +557,9 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     });
     let question = Question { policy_port, limit: Duration::from_secs(60), ..Question::default() };
     let mut seen = 0;
-    let reports = fleet::probe_all(&targets, &question, |done, _| {
+    let (sender, news) = mpsc::channel();
+    fleet::start(&targets, &question, &sender);
+    let reports = fleet::collect(&news, targets.len(), |done| {
         seen += 1;
         assert_eq!(done, seen);
     });
@@ -636,8 +639,9 @@ fn plugin(arguments: &[&str]) -> (String, Vec<String>, i32) {
     let output = masterpolicyd(arguments);
     let line = stdout(&output).strip_suffix('\n').unwrap();
     assert!(!line.contains('\n'), "one line: {line}");
-    let (text, data) = line.split_once('|').unwrap_or((line, ""));
-    assert!(!data.contains('|'), "one bar: {line}");
+    assert_eq!(line.matches('|').count(), 1, "one bar: {line}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let (text, data) = line.split_once('|').unwrap();
     let data = data.split_whitespace().map(str::to_owned).collect();
     (text.trim_end().to_owned(), data, output.status.code().unwrap())
 }
@@ -673,10 +677,27 @@ fn monitoring_is_told_in_its_own_codes() {
     let (text, _, code) = plugin(&["fe80::1", "5000", "--nagios"]);
     assert!(text.starts_with("MASTERPOLICYD UNKNOWN - [fe80::1]:5000 unknown: "), "{text}");
     assert_eq!(code, 3);
+}
 
-    let (text, _, code) = plugin(&["127.0.0.1", "5000", "--nagios", "--origin", "ftp://a.test"]);
-    assert!(text.starts_with("MASTERPOLICYD UNKNOWN - --origin: "), "{text}");
-    assert_eq!(code, 3);
+#[test]
+fn monitoring_is_told_of_wrong_usage_in_its_own_form() {
+    let directory = Directory::new();
+    let list = directory.write("fleet", "game.test\ngame.test:x\n");
+    let target = ["127.0.0.1", "5000", "--nagios"];
+    for (more, words) in [
+        (&["--origin", "ftp://a.test"][..], "--origin: an origin is "),
+        (&["--timeout", "3"], "--timeout: \"3\" is not a duration"),
+        (&["--targets", list.to_str().unwrap()], "has no port"),
+        (&["--frist"], "unexpected argument '--frist'"),
+        (&["--json"], "cannot be used with"),
+        (&["--load-policy", "x|y"], "invalid value 'x/y'"),
+        (&["--load-policy", "x\ny"], "invalid value 'x"),
+    ] {
+        let (text, data, code) = plugin(&[&target, more].concat());
+        assert!(text.starts_with("MASTERPOLICYD UNKNOWN - "), "{text}");
+        assert!(text.contains(words), "{words}: {text}");
+        assert_eq!((data.len(), code), (0, 3), "{text}");
+    }
 }
 
 #[test]
@@ -829,17 +850,23 @@ fn a_firewall_that_drops_843_costs_a_player_three_seconds() {
     });
 }
 
-/// Probes a name that has an IPv4 and an IPv6 address in a hosts file of this one process.
-fn probe_two_addresses(hosts: &str, more: &[&str]) -> Probed {
+/// Probes a name where `file` of /etc is another one, for this one process.
+fn probe_with_etc(file: &str, instead: &Path, arguments: &[&str]) -> Probed {
     let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\"", hosts])
-        .args([env!("CARGO_BIN_EXE_masterpolicyd"), "probe", "two.test", "5000", "--json"])
-        .args(more)
+        .args(["-m", "sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""])
+        .arg(instead)
+        .args([&format!("/etc/{file}"), env!("CARGO_BIN_EXE_masterpolicyd"), "probe", "--json"])
+        .args(arguments)
         .output()
         .unwrap();
     let json = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
     Probed { json, code: output.status.code().unwrap() }
+}
+
+/// Probes a name that has an IPv4 and an IPv6 address in a hosts file of this one process.
+fn probe_two_addresses(hosts: &Path, more: &[&str]) -> Probed {
+    probe_with_etc("hosts", hosts, &[&["two.test", "5000"], more].concat())
 }
 
 #[test]
@@ -851,7 +878,7 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
         }
         let directory = Directory::new();
         let hosts = directory.write("hosts", "127.0.0.1 two.test\n::1 two.test\n");
-        let hosts = hosts.to_str().unwrap();
+        let hosts = hosts.as_path();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(OPEN));
         let both = probe_two_addresses(hosts, &[]);
@@ -868,6 +895,181 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
         assert_eq!(probe_two_addresses(hosts, &["-6"]).verdict(), ("refused", "no-policy", 1));
         drop(server);
     });
+}
+
+#[test]
+fn two_silent_resolvers_cost_no_more_than_the_timeout() {
+    let test = "two_silent_resolvers_cost_no_more_than_the_timeout";
+    in_own_network(test, || {
+        let silent = ["127.0.0.53:53", "127.0.0.54:53"].map(|it| UdpSocket::bind(it).unwrap());
+        let directory = Directory::new();
+        let servers = "nameserver 127.0.0.53\nnameserver 127.0.0.54\n";
+        let configuration = directory.write("resolv.conf", servers);
+        let started = Instant::now();
+        let probed = probe_with_etc(
+            "resolv.conf",
+            &configuration,
+            &["game.example.com", "5000", "--timeout", "1s"],
+        );
+        let took = started.elapsed();
+        silent[0].set_nonblocking(true).unwrap();
+        if silent[0].recv(&mut [0; 512]).is_err() {
+            return skip(test, "names are not looked up by DNS here");
+        }
+        assert_eq!(probed.verdict(), ("unknown", "unresolved", 2));
+        assert_eq!(
+            probed.message("resolve", "unresolved"),
+            "the name does not resolve: the resolver of this host has not answered within 1 s"
+        );
+        // The resolver itself takes 5 s for each server and try.
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+}
+
+#[test]
+fn a_name_with_the_other_family_alone_says_so() {
+    let test = "a_name_with_the_other_family_alone_says_so";
+    in_own_network(test, || {
+        let directory = Directory::new();
+        let hosts = directory.write("hosts", "127.0.0.1 one.test\n");
+        let probed = probe_with_etc("hosts", &hosts, &["one.test", "5000", "-6"]);
+        assert_eq!(probed.verdict(), ("unknown", "unresolved", 2));
+        let message = probed.message("resolve", "unresolved");
+        assert!(message.contains("only IPv4, such as 127.0.0.1"), "{message}");
+    });
+}
+
+#[test]
+fn a_name_with_hundreds_of_addresses_does_not_keep_the_probe_for_hours() {
+    let test = "a_name_with_hundreds_of_addresses_does_not_keep_the_probe_for_hours";
+    in_own_network(test, || {
+        let directory = Directory::new();
+        let many: Vec<_> = (1..=200).map(|last| format!("127.0.9.{last} many.test\n")).collect();
+        let hosts = directory.write("hosts", many.concat());
+        let probed = probe_with_etc("hosts", &hosts, &["many.test", "5000"]);
+        assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
+        assert_eq!(probed.json["addresses"].as_array().unwrap().len(), 8);
+        assert_eq!(probed.json["addresses-left-out"], 192);
+    });
+}
+
+/// How long `probe` may take here for one address whose master misbehaves: the bound that the
+/// manual states for two ports, and time for a busy machine to start a program.
+const BOUND: Duration = Duration::from_secs(2 * (1 + 3) + 10);
+
+#[test]
+fn a_policy_that_is_work_to_read_costs_no_more_than_the_bound() {
+    let mut hostile = b"<!DOCTYPE cross-domain-policy [<!ENTITY a \"b\">]>".to_vec();
+    hostile.resize(ANSWER_LIMIT - 1, b'&');
+    hostile.push(0);
+    let server = Server::start(answer(hostile));
+    let started = Instant::now();
+    let probed = probe_master(server.port(), "1s");
+    let took = started.elapsed();
+    assert!(took < BOUND, "{took:?}");
+    assert_eq!(probed.step("master").unwrap()["verdict"], Value::Null);
+    assert_ne!(probed.code, 0);
+}
+
+#[test]
+fn endless_bytes_and_a_byte_now_and_then_cost_no_more_than_the_bound() {
+    let endless = Server::start(|mut stream| {
+        read_request(&mut stream);
+        while stream.write_all(&[b'x'; 8192]).is_ok() {}
+    });
+    let endless_after_the_nul = Server::start(|mut stream| {
+        read_request(&mut stream);
+        while stream.write_all(&[0; 8192]).is_ok() {}
+    });
+    let slow = Server::start(|mut stream| {
+        read_request(&mut stream);
+        while stream.write_all(b"<").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    for server in [endless, endless_after_the_nul, slow] {
+        let started = Instant::now();
+        let probed = probe_master(server.port(), "1s");
+        let took = started.elapsed();
+        assert!(took < BOUND, "{took:?}");
+        assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
+    }
+}
+
+/// A connection whose own port happens to be the one that it asks for meets itself.
+#[test]
+fn a_connection_to_itself_is_no_server() {
+    let test = "a_connection_to_itself_is_no_server";
+    in_own_network(test, || {
+        // Only one port is left for connections to start from.
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        fs::write(ports, "40001 40001").unwrap();
+        let probed =
+            Probed::by(&["127.0.0.1", "5000", "--policy-port", "40001", "--timeout", PATIENT]);
+        assert_eq!(probed.codes("master"), ["refused"]);
+    });
+}
+
+/// In the middle of a fleet, with servers that stay silent.
+#[test]
+fn an_interrupt_prints_what_is_known() {
+    let silent = Server::start(|mut stream| wait_for_close(&mut stream));
+    let sound = Server::start(answer(OPEN));
+    let directory = Directory::new();
+    let list = directory.write("fleet", "127.0.0.1:5000\n127.0.0.1:5001\n");
+    for (server, told, code) in [
+        (&silent, "0 allowed, 0 refused, 0 unknown; interrupted with 2 not asked\n", Some(2)),
+        (&sound, "2 allowed, 0 refused, 0 unknown\n", Some(0)),
+    ] {
+        let child = Command::new(env!("CARGO_BIN_EXE_masterpolicyd"))
+            .args(["probe", "--targets", list.to_str().unwrap(), "--timeout", "60m"])
+            .args(["--policy-port", &server.port().to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if code == Some(2) {
+            server.wait_for_connections(2);
+            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let text = stdout(&output);
+        assert!(text.ends_with(told), "{output:?}");
+        assert_eq!(output.status.code(), code, "{output:?}");
+    }
+}
+
+/// What a player would do is told as it happens, and not when all is over.
+#[test]
+fn each_step_is_printed_as_it_happens() {
+    let (sender, asked) = mpsc::channel();
+    let (answers, may_answer) = mpsc::channel::<()>();
+    let may_answer = std::sync::Mutex::new(may_answer);
+    let destination = Server::start(move |mut stream| {
+        read_request(&mut stream);
+        sender.send(()).unwrap();
+        _ = may_answer.lock().unwrap().recv();
+        answer_now(&mut stream, OPEN);
+    });
+    let master = RefusingPort::hold();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_masterpolicyd"))
+        .args(["probe", "127.0.0.1", &destination.port().to_string(), "--timeout", "60m"])
+        .args(["--policy-port", &master.port().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    asked.recv_timeout(support::SOON).unwrap();
+    let reader = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || reader.lines().try_for_each(|line| sender.send(line.unwrap())));
+    // Two lines and two of the finding, while the destination has yet to answer.
+    let told: Result<Vec<_>, _> = (0..4).map(|_| lines.recv_timeout(support::SOON)).collect();
+    answers.send(()).unwrap();
+    assert!(told.as_ref().is_ok_and(|told| told[1].contains("(master): no policy")), "{told:?}");
+    let last = lines.iter().last().unwrap();
+    assert!(last.starts_with("allowed: "), "{last}");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -17,6 +17,7 @@ pub(crate) const REQUEST: &[u8] = b"<policy-file-request/>\0";
 pub(crate) struct Server {
     address: SocketAddr,
     stops: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,24 +34,32 @@ impl Server {
     ) -> Self {
         let address = listener.local_addr().unwrap();
         let stops = Arc::new(AtomicBool::new(false));
+        let accepted = Arc::new(AtomicUsize::new(0));
         let behaviour = Arc::new(behaviour);
         let thread = thread::spawn({
             let stops = Arc::clone(&stops);
+            let accepted = Arc::clone(&accepted);
             move || {
                 for stream in listener.incoming() {
                     if stops.load(Ordering::SeqCst) {
                         break;
                     }
+                    accepted.fetch_add(1, Ordering::SeqCst);
                     let behaviour = Arc::clone(&behaviour);
                     thread::spawn(move || behaviour(stream.unwrap()));
                 }
             }
         });
-        Self { address, stops, thread: Some(thread) }
+        Self { address, stops, accepted, thread: Some(thread) }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// Waits until so many connections have come.
+    pub(crate) fn wait_for_connections(&self, count: usize) {
+        wait_for(|| self.accepted.load(Ordering::SeqCst) >= count);
     }
 }
 
@@ -95,10 +104,15 @@ pub(crate) fn answer(answer: impl Into<Vec<u8>>) -> impl Fn(TcpStream) + Send + 
     let answer = answer.into();
     move |mut stream| {
         read_request(&mut stream);
-        _ = stream.write_all(&answer);
-        _ = stream.shutdown(Shutdown::Write);
-        wait_for_close(&mut stream);
+        answer_now(&mut stream, &answer);
     }
+}
+
+/// Answers a request that was read, and closes in order.
+pub(crate) fn answer_now(stream: &mut TcpStream, answer: impl AsRef<[u8]>) {
+    _ = stream.write_all(answer.as_ref());
+    _ = stream.shutdown(Shutdown::Write);
+    wait_for_close(stream);
 }
 
 /// Reads, answers and leaves closing to the client.
@@ -178,7 +192,9 @@ fn queues(wanted: impl Fn(&str, &str) -> bool) -> Option<(u32, u32)> {
 }
 
 fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
+        assert!(Instant::now() < deadline, "waited for a minute");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::commands::rule_json::RuleJson;
 use crate::commands::terminal::{Terminal, Tone};
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
+use crate::printable::Escaped;
 use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
-use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step};
+use crate::probe::resolver::Resolution;
+use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step, Target};
 
 /// How many near misses, and how many domains, people are shown; the JSON has all of them.
 const SHOWN: usize = 5;
@@ -24,83 +27,99 @@ fn tone(outcome: Outcome) -> Tone {
     }
 }
 
-/// Every step of one target with its findings, then the outcome.
-pub(super) struct Steps<'a> {
-    pub(super) report: &'a Report,
+/// What people are told of one target, piece by piece; each ends its last line.
+pub(super) struct Wording<'a> {
     pub(super) question: &'a Question,
     pub(super) terminal: Terminal,
 }
 
-impl fmt::Display for Steps<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { report, question, terminal } = self;
-        match &question.origin {
-            Some(origin) => writeln!(f, "{}, for content from {origin}", report.target)?,
-            None => writeln!(f, "{}, for any content", report.target)?,
-        }
-        let took = Seconds(report.resolved_in);
-        if let Some(finding) = &report.unresolved {
-            writeln!(f, "  {took}  resolve: no address")?;
-            self.write_finding(f, finding, Ask::Destination)?;
-        } else {
-            let addresses: Vec<_> =
-                report.walks.iter().map(|walk| walk.address.to_string()).collect();
-            if addresses != [report.target.host.as_str()] {
-                writeln!(f, "  {took}  resolve: {}", addresses.join(", "))?;
-            }
-        }
-        for step in report.steps() {
-            self.write_step(f, step)?;
-        }
-        let outcome = terminal.paint(tone(report.outcome), report.outcome.as_str());
-        writeln!(f, "{outcome}: {}", reason(report, question))
+impl Wording<'_> {
+    /// All of it.
+    pub(super) fn whole(&self, report: &Report) -> String {
+        let mut text =
+            self.heading(&report.target) + &self.resolution(&report.target, &report.resolution);
+        text.extend(report.steps().map(|step| self.step(step)));
+        text + &self.verdict(report)
     }
-}
 
-impl Steps<'_> {
-    fn write_step(&self, f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
-        write!(f, "  {}  {} ({}): ", Seconds(step.took), step.server, step.ask.as_str())?;
+    /// What was asked about `target`.
+    pub(super) fn heading(&self, target: &Target) -> String {
+        match &self.question.origin {
+            Some(origin) => format!("{target}, for content from {origin}\n"),
+            None => format!("{target}, for any content\n"),
+        }
+    }
+
+    /// What came of its name; nothing where it is an address.
+    pub(super) fn resolution(&self, target: &Target, resolution: &Resolution) -> String {
+        let took = Seconds(resolution.took);
+        let servers = match &resolution.servers {
+            Ok(servers) => servers,
+            Err(finding) => {
+                let finding = self.finding(finding, Ask::Destination);
+                return format!("  {took}  resolve: no address\n{finding}");
+            }
+        };
+        let addresses: Vec<_> = servers.iter().map(|server| server.ip().to_string()).collect();
+        if addresses == [target.host.as_str()] {
+            return String::new();
+        }
+        let more = match resolution.left_out {
+            0 => String::new(),
+            more => format!(" and {more} more, which are not asked"),
+        };
+        format!("  {took}  resolve: {}{more}\n", addresses.join(", "))
+    }
+
+    /// A step with its findings.
+    pub(super) fn step(&self, step: &Step) -> String {
+        let mut text =
+            format!("  {}  {} ({}): ", Seconds(step.took), step.server, step.ask.as_str());
         match &step.decision {
-            None => writeln!(f, "no policy")?,
+            None => text += "no policy\n",
             Some((policy, verdict)) => {
-                write!(f, "a policy of {}", Counted(step.bytes, "byte"))?;
+                _ = write!(text, "a policy of {}", Counted(step.bytes, "byte"));
                 if step.ask == Ask::Master {
-                    write!(f, ", meta-policy {}", policy.meta_policy)?;
+                    _ = write!(text, ", meta-policy {}", policy.meta_policy);
                 }
-                write!(f, ", {}: ", Counted(policy.rules.len(), "rule"))?;
-                match verdict {
-                    Verdict::Allowed { .. } => writeln!(f, "allows")?,
-                    Verdict::Refused { reason, near } => {
-                        writeln!(f, "refuses, {reason}")?;
-                        for miss in near.iter().take(SHOWN) {
-                            let Some(rule) = policy.rules.get(miss.rule) else { continue };
-                            writeln!(f, "             near: {rule}: {}", miss.lacks)?;
-                        }
-                        if near.len() > SHOWN {
-                            writeln!(f, "             near: {} more", near.len() - SHOWN)?;
-                        }
-                    }
-                }
+                _ = write!(text, ", {}: ", Counted(policy.rules.len(), "rule"));
+                text += &decision(policy, verdict);
             }
         }
-        step.findings.iter().try_for_each(|finding| self.write_finding(f, finding, step.ask))
+        text.extend(step.findings.iter().map(|finding| self.finding(finding, step.ask)));
+        text
     }
 
-    fn write_finding(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        finding: &Finding,
-        ask: Ask,
-    ) -> fmt::Result {
+    /// The last line.
+    pub(super) fn verdict(&self, report: &Report) -> String {
+        let outcome = self.terminal.paint(tone(report.outcome), report.outcome.as_str());
+        format!("{outcome}: {}\n", reason(report, self.question))
+    }
+
+    fn finding(&self, finding: &Finding, ask: Ask) -> String {
         let tone = match finding.severity() {
             Severity::Fault => Tone::Bad,
             Severity::Warning => Tone::Doubtful,
             Severity::Note => Tone::Faint,
         };
         let severity = self.terminal.paint(tone, finding.severity().as_str());
-        writeln!(f, "             {severity}: {finding}")?;
-        writeln!(f, "             remedy: {}", finding.remedy(ask))
+        let remedy = finding.remedy(ask);
+        format!("             {severity}: {finding}\n             remedy: {remedy}\n")
     }
+}
+
+/// What a policy says, and which of its rules would nearly have granted the connection.
+fn decision(policy: &Policy, verdict: &Verdict) -> String {
+    let Verdict::Refused { reason, near } = verdict else { return "allows\n".to_owned() };
+    let mut text = format!("refuses, {reason}\n");
+    for miss in near.iter().take(SHOWN) {
+        let Some(rule) = policy.rules.get(miss.rule) else { continue };
+        _ = writeln!(text, "             near: {rule}: {}", miss.lacks);
+    }
+    if near.len() > SHOWN {
+        _ = writeln!(text, "             near: {} more", near.len() - SHOWN);
+    }
+    text
 }
 
 /// The reason for the outcome in words, naming what allowed it.
@@ -184,7 +203,7 @@ impl fmt::Display for Table<'_> {
                 writeln!(f, "{name}\t{verdict}\t{:.3}\t{reason}", report.took.as_secs_f64())?;
             }
         }
-        writeln!(f, "{}", Tally::of(self.reports))
+        Ok(())
     }
 }
 
@@ -197,6 +216,8 @@ pub(super) struct Tally {
     refused: usize,
     /// Those that nobody can tell of.
     unknown: usize,
+    /// Those that were not asked, or not to the end, because of an interrupt.
+    unasked: usize,
 }
 
 impl Tally {
@@ -213,11 +234,16 @@ impl Tally {
         tally
     }
 
+    /// Counts `reports`, and `unasked` targets that an interrupt left without one.
+    pub(super) fn of_interrupted(reports: &[Report], unasked: usize) -> Self {
+        Self { unasked, ..Self::of(reports) }
+    }
+
     /// The exit code of a run: one refusal refuses, else one doubt is a doubt.
     pub(super) fn exit(self) -> Exit {
         match self {
             Self { refused: 1.., .. } => Exit::Negative,
-            Self { unknown: 1.., .. } => Exit::Unknown,
+            Self { unknown: 1.., .. } | Self { unasked: 1.., .. } => Exit::Unknown,
             _ => Exit::Success,
         }
     }
@@ -225,8 +251,12 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { allowed, refused, unknown } = self;
-        write!(f, "{allowed} allowed, {refused} refused, {unknown} unknown")
+        let Self { allowed, refused, unknown, unasked } = self;
+        write!(f, "{allowed} allowed, {refused} refused, {unknown} unknown")?;
+        match unasked {
+            0 => Ok(()),
+            _ => write!(f, "; interrupted with {unasked} not asked"),
+        }
     }
 }
 
@@ -269,9 +299,9 @@ impl State {
     pub(super) fn exit(self) -> Exit {
         match self {
             Self::Ok => Exit::Success,
-            Self::Warning => Exit::Negative,
-            Self::Critical => Exit::Unknown,
-            Self::Unknown => Exit::NagiosUnknown,
+            Self::Warning => Exit::MonitoringWarning,
+            Self::Critical => Exit::MonitoringCritical,
+            Self::Unknown => Exit::MonitoringUnknown,
         }
     }
 }
@@ -300,9 +330,7 @@ pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, S
             }
         }
     }
-    // What follows the first of these is performance data.
-    let mut line = format!("MASTERPOLICYD {} - {}", state.as_str(), line.replace('|', "/"));
-    line.push_str(" |");
+    let mut line = plugin_line(state, &line);
     for report in reports {
         // Graphs are kept by label, so that of one target must not hang on how many there are.
         let (time, size) = match reports {
@@ -319,9 +347,20 @@ pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, S
     (line, state)
 }
 
+/// What a plugin says, up to the bar that its performance data follow.
+pub(super) fn plugin_line(state: State, text: &str) -> String {
+    let text = text.replace('|', "/").replace('\n', "; ");
+    format!("MASTERPOLICYD {} - {} |", state.as_str(), Escaped(&text))
+}
+
 /// The first of the findings that matter most, if any matters.
 fn gravest(report: &Report) -> Option<&Finding> {
-    let findings = || report.steps().flat_map(|step| &step.findings).chain(&report.unresolved);
+    let findings = || {
+        report
+            .steps()
+            .flat_map(|step| &step.findings)
+            .chain(report.resolution.servers.as_ref().err())
+    };
     [Severity::Fault, Severity::Warning]
         .into_iter()
         .find_map(|severity| findings().find(|finding| finding.severity() == severity))
@@ -330,19 +369,21 @@ fn gravest(report: &Report) -> Option<&Finding> {
 /// A report as programs read it; the manual lists the members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Json {
+pub(super) struct ReportJson {
     target: String,
     origin: Option<String>,
     verdict: &'static str,
     reason: &'static str,
     granted_to: Vec<String>,
     seconds: f64,
-    addresses: Vec<JsonAddress>,
-    steps: Vec<JsonStep>,
+    addresses: Vec<AddressJson>,
+    /// Addresses of the name that were not asked.
+    addresses_left_out: usize,
+    steps: Vec<StepJson>,
 }
 
 #[derive(Debug, Serialize)]
-struct JsonAddress {
+struct AddressJson {
     address: String,
     verdict: &'static str,
     reason: &'static str,
@@ -350,7 +391,7 @@ struct JsonAddress {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct JsonStep {
+struct StepJson {
     ask: &'static str,
     address: Option<String>,
     port: Option<u16>,
@@ -359,48 +400,40 @@ struct JsonStep {
     meta_policy: Option<&'static str>,
     verdict: Option<&'static str>,
     reason: Option<&'static str>,
-    rule: Option<JsonRule>,
-    near: Vec<JsonMiss>,
-    findings: Vec<JsonFinding>,
+    rule: Option<RuleJson>,
+    near: Vec<MissJson>,
+    findings: Vec<FindingJson>,
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct JsonRule {
-    domain: String,
-    to_ports: String,
-    secure: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct JsonMiss {
-    rule: JsonRule,
+struct MissJson {
+    rule: RuleJson,
     lacks: &'static str,
 }
 
 #[derive(Debug, Serialize)]
-struct JsonFinding {
+struct FindingJson {
     code: &'static str,
     severity: &'static str,
     message: String,
     remedy: &'static str,
 }
 
-impl Json {
+impl ReportJson {
     /// Sets `report` out for programs.
     pub(super) fn of(report: &Report, question: &Question) -> Self {
-        let resolution = report.unresolved.as_ref().map(|finding| JsonStep {
+        let resolution = report.resolution.servers.as_ref().err().map(|finding| StepJson {
             ask: "resolve",
             address: None,
             port: None,
-            seconds: report.resolved_in.as_secs_f64(),
+            seconds: report.resolution.took.as_secs_f64(),
             bytes: 0,
             meta_policy: None,
             verdict: None,
             reason: None,
             rule: None,
             near: Vec::new(),
-            findings: vec![JsonFinding::of(finding, Ask::Destination)],
+            findings: vec![FindingJson::of(finding, Ask::Destination)],
         });
         let granted_to = report
             .steps()
@@ -418,22 +451,23 @@ impl Json {
             addresses: report
                 .walks
                 .iter()
-                .map(|walk| JsonAddress {
+                .map(|walk| AddressJson {
                     address: walk.address.to_string(),
                     verdict: walk.outcome.as_str(),
                     reason: walk.outcome.reason(),
                 })
                 .collect(),
-            steps: resolution.into_iter().chain(report.steps().map(JsonStep::of)).collect(),
+            addresses_left_out: report.resolution.left_out,
+            steps: resolution.into_iter().chain(report.steps().map(StepJson::of)).collect(),
         }
     }
 }
 
-impl JsonStep {
+impl StepJson {
     fn of(step: &Step) -> Self {
         let policy = step.decision.as_ref().map(|(policy, _)| policy);
         let rule =
-            |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(JsonRule::of);
+            |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(RuleJson::new);
         let (verdict, reason, deciding, near) = match &step.decision {
             None => (None, None, None, Vec::new()),
             Some((_, Verdict::Allowed { rule: index })) => {
@@ -443,7 +477,7 @@ impl JsonStep {
                 let near = near
                     .iter()
                     .filter_map(|miss| {
-                        Some(JsonMiss { rule: rule(miss.rule)?, lacks: miss.lacks.code() })
+                        Some(MissJson { rule: rule(miss.rule)?, lacks: miss.lacks.code() })
                     })
                     .collect();
                 (Some("refused"), Some(reason.code()), None, near)
@@ -465,23 +499,13 @@ impl JsonStep {
             findings: step
                 .findings
                 .iter()
-                .map(|finding| JsonFinding::of(finding, step.ask))
+                .map(|finding| FindingJson::of(finding, step.ask))
                 .collect(),
         }
     }
 }
 
-impl JsonRule {
-    fn of(rule: &Rule) -> Self {
-        Self {
-            domain: rule.domain.to_string(),
-            to_ports: rule.ports.to_string(),
-            secure: rule.secure,
-        }
-    }
-}
-
-impl JsonFinding {
+impl FindingJson {
     fn of(finding: &Finding, ask: Ask) -> Self {
         Self {
             code: finding.code(),
@@ -515,7 +539,9 @@ mod tests {
 
     #[test]
     fn a_run_ends_with_the_worst_of_its_targets() {
-        let exit = |allowed, refused, unknown| Tally { allowed, refused, unknown }.exit();
+        let exit =
+            |allowed, refused, unknown| Tally { allowed, refused, unknown, unasked: 0 }.exit();
+        assert_eq!(Tally { unasked: 1, ..Tally::default() }.exit(), Exit::Unknown);
         assert_eq!(exit(2, 0, 0), Exit::Success);
         assert_eq!(exit(2, 0, 1), Exit::Unknown);
         assert_eq!(exit(2, 1, 1), Exit::Negative);

@@ -1,0 +1,45 @@
+//! A rule as every command prints it in JSON.
+
+use serde::Serialize;
+
+use crate::config::Place;
+use crate::policy::Rule;
+
+/// A rule without a place, such as one that came over the network.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct RuleJson {
+    domain: String,
+    to_ports: String,
+    secure: bool,
+}
+
+impl RuleJson {
+    pub(super) fn new(rule: &Rule) -> Self {
+        Self {
+            domain: rule.domain.to_string(),
+            to_ports: rule.ports.to_string(),
+            secure: rule.secure,
+        }
+    }
+}
+
+/// A rule with the place that it stands in.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct PlacedRuleJson {
+    #[serde(flatten)]
+    rule: RuleJson,
+    path: String,
+    line: u32,
+}
+
+impl PlacedRuleJson {
+    pub(super) fn new(rule: &Rule, place: &Place) -> Self {
+        Self {
+            rule: RuleJson::new(rule),
+            path: place.path.to_string_lossy().into_owned(),
+            line: place.line,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What is said to a command line that asks for help, or for nothing that can be done.
+
+use std::ffi::OsString;
+use std::io;
+
+use clap::error::ErrorKind;
+
+use super::output::Output;
+use super::terminal::Terminal;
+use crate::exit::Exit;
+use crate::printable::{Escaped, is_printable};
+
+/// Says what clap has to say about `arguments`: help and version on standard output with 0, wrong
+/// usage on standard error with 2, and to monitoring in its own form with 3.
+#[must_use]
+pub fn run(error: &clap::Error, arguments: &[OsString]) -> Exit {
+    let text = error.render();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let mut output = Output::to_stdout();
+        if Terminal::of_stdout().coloured {
+            output.print(text.ansi());
+        } else {
+            output.print(text);
+        }
+        return output.finish(Exit::Success);
+    }
+    let plain = text.to_string();
+    if is_for_monitoring(arguments) {
+        let first = plain.lines().next().unwrap_or_default();
+        return super::probe::report_usage_to_monitoring(first.trim_start_matches("error: "));
+    }
+    let is_harmless = plain.chars().all(|character| is_printable(character) || character == '\n');
+    if is_harmless && Terminal::of_stderr().coloured {
+        super::write(&mut io::stderr().lock(), text.ansi());
+    } else {
+        for line in plain.lines() {
+            super::tell(Escaped(line));
+        }
+    }
+    Exit::Unknown
+}
+
+/// Whether the line was meant for `probe --nagios`, as far as can be told of one that makes no
+/// sense.
+fn is_for_monitoring(arguments: &[OsString]) -> bool {
+    let options = || arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    options().any(|argument| argument == "probe") && options().any(|it| it == "--nagios")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitoring_is_known_by_its_command_and_its_option() {
+        let is_for_monitoring = |line: &str| {
+            super::is_for_monitoring(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+        };
+        assert!(is_for_monitoring("masterpolicyd probe --nagios --frist"));
+        assert!(is_for_monitoring("masterpolicyd -v probe a.test x --nagios"));
+        assert!(!is_for_monitoring("masterpolicyd probe -- --nagios"));
+        assert!(!is_for_monitoring("masterpolicyd audit --nagios"));
+    }
+}

@@ -1,0 +1,76 @@
+//! What may be shown on a terminal as it is, and how everything else is written. Knows nothing of
+//! where a text comes from.
+
+use std::fmt::{self, Write as _};
+
+/// Neither a control character, nor one that cannot be seen, nor one that reorders what stands
+/// around it.
+#[must_use]
+pub fn is_printable(character: char) -> bool {
+    !character.is_control()
+        && !matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A text on its way to a terminal or a log: what is not printable becomes an escape sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| {
+            if is_printable(character) {
+                f.write_char(character)
+            } else {
+                write!(f, "{}", character.escape_default())
+            }
+        })
+    }
+}
+
+/// The same for bytes of any kind. A backslash is doubled, so that nobody mistakes one that was
+/// sent for an escape sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct EscapedBytes<'a>(pub &'a [u8]);
+
+impl fmt::Display for EscapedBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character {
+                    '\\' => f.write_str("\\\\")?,
+                    '\0' | '\t' | '\r' | '\n' => write!(f, "{}", character.escape_debug())?,
+                    _ => write!(f, "{}", Escaped(character.encode_utf8(&mut [0; 4])))?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        let shown = |bytes: &[u8]| EscapedBytes(bytes).to_string();
+        assert_eq!(shown(b"\x1b[2J\r\n\x00\x9b\xff"), r"\u{1b}[2J\r\n\0\x9b\xff");
+        assert_eq!(shown("\u{9b}\u{202e}".as_bytes()), r"\u{9b}\u{202e}");
+        assert_eq!(shown("\"m\u{fc}nchen\" 'a\\b'".as_bytes()), "\"m\u{fc}nchen\" 'a\\\\b'");
+        assert_eq!(Escaped("a\\b\u{7f}\u{e0041}\n").to_string(), r"a\b\u{7f}\u{e0041}\n");
+    }
+}

@@ -1,0 +1,136 @@
+//! What every command prints: it is written or the command fails, and nothing in it moves a
+//! terminal's cursor.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::daemon::{MAIN_FILE, PROGRAM};
+use support::{Directory, skip};
+
+/// Every command that prints, with the exit code of one whose answer could not be written.
+const PRINTING: [(&[&str], i32); 15] = [
+    (&["check"], 2),
+    (&["check", "--json"], 2),
+    (&["show", "policy"], 2),
+    (&["show", "rules"], 2),
+    (&["show", "rules", "--json"], 2),
+    (&["show", "config"], 2),
+    (&["explain", "--origin", "a.test", "--port", "5000"], 2),
+    (&["explain", "--origin", "a.test", "--port", "5000", "--json"], 2),
+    (&["audit"], 2),
+    (&["audit", "--json"], 2),
+    (&["probe", "--policy-port", "1", "127.0.0.1", "1"], 2),
+    (&["probe", "--policy-port", "1", "127.0.0.1:1", "--json"], 2),
+    (&["probe", "--policy-port", "1", "127.0.0.1", "1", "--nagios"], 3),
+    (&["completions", "bash"], 2),
+    (&["show", "--help"], 2),
+];
+
+fn host() -> Directory {
+    let directory = Directory::new();
+    let user = if support::is_root() { "user = \"nobody\"\n" } else { "" };
+    let rule = "[[allow-access-from]]\ndomain = \"*\"\nto-ports = 5000\n";
+    directory.write(MAIN_FILE, format!("{user}policy-dirs = [\"policy.d\"]\n{rule}"));
+    fs::create_dir(directory.path().join("policy.d")).unwrap();
+    directory
+}
+
+fn command(directory: &Directory, arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["-c", MAIN_FILE]).args(arguments).current_dir(directory.path());
+    command
+}
+
+#[test]
+fn a_full_disk_is_a_failure_with_the_systems_reason() {
+    let test = "a_full_disk_is_a_failure_with_the_systems_reason";
+    if !Path::new("/dev/full").exists() {
+        return skip(test, "there is no /dev/full");
+    }
+    let directory = host();
+    let version: (&[&str], i32) = (&["--version"], 2);
+    for (arguments, code) in PRINTING.into_iter().chain([version]) {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command(&directory, arguments).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        let reason = "cannot write to standard output: No space left on device (os error 28)\n";
+        assert!(stderr.ends_with(reason), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_away_is_no_failure_of_any_command() {
+    let directory = host();
+    for (arguments, _) in PRINTING {
+        let undisturbed = command(&directory, arguments).output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(&directory, arguments).stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), undisturbed.status.code(), "{arguments:?}");
+        assert_eq!(output.stderr, undisturbed.stderr, "{arguments:?}");
+    }
+}
+
+/// What a name or an argument may hold that a terminal obeys or that hides what stands there.
+const HOSTILE: &str = "a\u{7f}b\u{9b}2Jc\u{202e}d\u{1b}]0;owned\u{7}e";
+
+#[track_caller]
+fn assert_harmless(output: &Output) {
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8(stream.clone()).unwrap();
+        let harmful = |c: char| c.is_control() && c != '\n' && c != '\t' || c == '\u{202e}';
+        assert!(!text.contains(harmful), "{text:?}");
+    }
+}
+
+#[test]
+fn no_name_of_a_file_reaches_a_terminal_or_json_as_it_is() {
+    let directory = host();
+    let rule = "[[allow-access-from]]\ndomain = \"b.test\"\nto-ports = 5000\n";
+    directory.write(&format!("policy.d/{HOSTILE}.toml"), rule);
+    directory.write(&format!("policy.d/{HOSTILE}.skipped"), rule);
+    for (arguments, _) in PRINTING {
+        assert_harmless(&command(&directory, arguments).output().unwrap());
+    }
+    let json = command(&directory, &["show", "rules", "--json"]).output().unwrap().stdout;
+    let rules: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let paths: Vec<_> = rules.as_array().unwrap().iter().map(|rule| &rule["path"]).collect();
+    assert_eq!(*paths[1], format!("policy.d/{HOSTILE}.toml"), "it means the same");
+    // And where the file cannot be read, or there is none.
+    directory.write(&format!("policy.d/{HOSTILE}.toml"), "x");
+    for arguments in [
+        &["check"][..],
+        &["show", "config"],
+        &["-c", HOSTILE, "check"],
+        &["probe", "--targets", HOSTILE],
+    ] {
+        assert_harmless(&command(&directory, arguments).output().unwrap());
+    }
+}
+
+#[test]
+fn no_argument_reaches_a_terminal_as_it_is() {
+    let directory = host();
+    for arguments in [
+        &["explain", "--origin", HOSTILE, "--port", "5000"][..],
+        &["explain", "--origin", "a.test", "--port", HOSTILE],
+        &["probe", HOSTILE, "5000"],
+        &["probe", "127.0.0.1", HOSTILE],
+        &["probe", "a\u{202e}b", "5000"],
+        &["probe", "127.0.0.1", "5000", "--timeout", HOSTILE],
+        &["probe", "127.0.0.1", "5000", "--origin", HOSTILE],
+        &["probe", "127.0.0.1", "5000", "--origin", HOSTILE, "--nagios"],
+        &["probe", "127.0.0.1", "5000", "--load-policy", HOSTILE, "--nagios"],
+        &["completions", HOSTILE],
+        &[HOSTILE],
+    ] {
+        let output = command(&directory, arguments).stdin(Stdio::null()).output().unwrap();
+        assert_harmless(&output);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{arguments:?}: {output:?}");
+    }
+}

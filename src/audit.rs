@@ -26,6 +26,18 @@ pub struct Audit {
     pub ungranted: Vec<Listener>,
 }
 
+/// How many addresses are asked at most: any user can listen on thousands.
+pub const MOST_ASKED: usize = 128;
+
+/// The addresses whose answers [`compare`] wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Questions {
+    /// In the order of ports.
+    pub addresses: Vec<SocketAddr>,
+    /// How many more there would be than [`MOST_ASKED`].
+    pub left_out: usize,
+}
+
 impl Audit {
     /// In how many places policy and host differ.
     #[must_use]
@@ -40,14 +52,38 @@ impl Audit {
 pub struct PolicyPort {
     /// The port.
     pub port: u16,
-    /// Who holds it.
+    /// Who holds what `listen` covers of it; where `listen` does not name the port, all of it.
     pub listeners: Vec<Listener>,
+    /// Who holds other addresses of it, as another instance does: none of this policy's business.
+    pub others: Vec<Listener>,
     /// What `listen` names and nobody listens on.
     pub missing: Vec<SocketAddr>,
     /// What was heard there.
-    pub answers: Vec<(SocketAddr, Answer)>,
+    pub answers: Vec<Heard>,
     /// What to think of it.
     pub state: PortState,
+}
+
+/// What was heard at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The address that was asked.
+    pub address: SocketAddr,
+    /// What came.
+    pub answer: Answer,
+    /// Who is behind it.
+    pub holder: Holder,
+}
+
+/// Who, by the kernel's own list, takes what is sent to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Nobody,
+    /// Somebody who has to give out this policy.
+    Judged,
+    /// Somebody who has not.
+    Other,
 }
 
 /// What a policy port answered to a policy request from this host.
@@ -209,27 +245,34 @@ impl GrantState {
     }
 }
 
-/// The addresses whose answers [`compare`] wants: those of `listen`, whatever else holds one of
-/// those ports or 843, and 843 of this host in any case. A wildcard is asked over loopback.
+/// What to ask: the addresses of `listen`; 843 of this host in any case, for a redirect answers
+/// where nobody listens; and whatever else holds a part of what [`is_judged`]. A wildcard is asked
+/// over loopback.
 #[must_use]
-pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[Listener]) -> Vec<SocketAddr> {
-    let asked = asked_ports(listen);
-    let held = listeners
-        .iter()
-        .map(|listener| listener.address)
-        .filter(|address| asked.contains(&address.port()));
+pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[Listener]) -> Questions {
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let master = loopback.map(|ip| SocketAddr::new(ip, MASTER_PORT));
+    let held = listeners.iter().map(|listener| listener.address);
+    let judged = held.filter(|&address| is_judged(address, listen));
+    let mut seen = BTreeSet::new();
+    // The most important first, as those that come too late are left out.
     let mut addresses: Vec<_> =
-        listen.iter().copied().chain(held).chain(master).map(reachable).collect();
+        listen.iter().copied().chain(master).chain(judged).map(reachable).collect();
+    addresses.retain(|&address| seen.insert(address));
+    let left_out = addresses.len().saturating_sub(MOST_ASKED);
+    addresses.truncate(MOST_ASKED);
     addresses.sort_unstable_by_key(|address| (address.port(), address.ip()));
-    addresses.dedup();
-    addresses
+    Questions { addresses, left_out }
 }
 
-/// The ports that are to give out the configured policy, and 843, which speaks for the host.
-fn asked_ports(listen: &[SocketAddr]) -> BTreeSet<u16> {
-    listen.iter().map(SocketAddr::port).chain([MASTER_PORT]).collect()
+/// Whether who is reached at `address` has to give out this policy: `listen` covers it, or it is
+/// 843, which speaks for the host, and `listen` leaves that to others.
+fn is_judged(address: SocketAddr, listen: &[SocketAddr]) -> bool {
+    let of_the_port = || listen.iter().filter(|own| own.port() == address.port());
+    let ip = address.ip().to_canonical();
+    of_the_port()
+        .any(|own| own.ip() == ip || own.ip().is_unspecified() && own.is_ipv4() == ip.is_ipv4())
+        || address.port() == MASTER_PORT && of_the_port().next().is_none()
 }
 
 /// Where to connect to in order to reach what is bound to `address`.
@@ -251,10 +294,9 @@ pub fn compare(
     listeners: &[Listener],
     answers: &[(SocketAddr, Answer)],
 ) -> Audit {
-    let policy_ports: Vec<_> = asked_ports(listen)
-        .into_iter()
-        .chain([REDIRECT_PORT])
-        .collect::<BTreeSet<_>>()
+    let mut ports: BTreeSet<_> = listen.iter().map(SocketAddr::port).collect();
+    ports.extend([MASTER_PORT, REDIRECT_PORT]);
+    let policy_ports: Vec<_> = ports
         .into_iter()
         .map(|port| compare_policy_port(port, listen, listeners, answers))
         .collect();
@@ -278,53 +320,78 @@ fn compare_policy_port(
     listeners: &[Listener],
     answers: &[(SocketAddr, Answer)],
 ) -> PolicyPort {
-    let listeners: Vec<_> =
-        listeners.iter().filter(|listener| listener.address.port() == port).cloned().collect();
-    let answers: Vec<_> =
-        answers.iter().filter(|(address, _)| address.port() == port).copied().collect();
-    let heard_at = |address| {
-        let asked = reachable(address);
-        answers.iter().find(|(address, _)| *address == asked).map(|&(_, answer)| answer)
-    };
-    // Whether an IPv6 wildcard takes IPv4 is told by nothing but its answer there.
-    let is_covered = |address: SocketAddr| {
-        listeners.iter().any(|listener| {
-            listener.covers(address)
-                || listener.may_cover(address) && heard_at(address).is_some_and(Answer::is_taken)
+    let listen: Vec<_> = listen.iter().copied().filter(|it| it.port() == port).collect();
+    let holders: Vec<_> = listeners.iter().filter(|it| it.address.port() == port).collect();
+    let answers: Vec<_> = answers
+        .iter()
+        .filter(|(address, _)| address.port() == port)
+        .map(|&(address, answer)| Heard {
+            address,
+            answer,
+            holder: holder_of(address, answer, &listen, &holders),
         })
-    };
-    // A host without IPv6 cannot serve the wildcard of it, and serve skips that with a warning.
-    let can_be_missed = |address: SocketAddr| {
-        address.ip() == Ipv6Addr::UNSPECIFIED && heard_at(address) == Some(Answer::Unreachable)
-    };
-    let missing: Vec<_> = listen
-        .iter()
-        .copied()
-        .filter(|address| address.port() == port)
-        .filter(|&address| !is_covered(address) && !can_be_missed(address))
         .collect();
-    let listened: Vec<_> = answers
-        .iter()
-        .filter(|(address, _)| is_covered(*address))
-        .map(|&(_, heard)| heard)
-        .collect();
-    let state = if answers.iter().any(|&(address, heard)| heard.is_taken() && !is_covered(address))
-    {
+    let missing = missing(&listen, &holders, &answers);
+    let (own, others): (Vec<_>, Vec<_>) = holders.into_iter().cloned().partition(|holder| {
+        listen.is_empty()
+            || is_judged(holder.address, &listen)
+            || listen.iter().any(|&address| holder.may_cover(address))
+    });
+    let state = port_state(&own, &missing, &answers);
+    PolicyPort { port, listeners: own, others, missing, answers, state }
+}
+
+/// Who is behind an address of a port with these `holders`. Whether an IPv6 wildcard takes IPv4 is
+/// told by nothing but its answer there.
+fn holder_of(
+    address: SocketAddr,
+    answer: Answer,
+    listen: &[SocketAddr],
+    holders: &[&Listener],
+) -> Holder {
+    let is_held =
+        holders.iter().any(|it| it.covers(address) || it.may_cover(address) && answer.is_taken());
+    match is_held {
+        false => Holder::Nobody,
+        true if is_judged(address, listen) => Holder::Judged,
+        true => Holder::Other,
+    }
+}
+
+/// What `listen` names of a port and nobody listens on.
+fn missing(listen: &[SocketAddr], holders: &[&Listener], answers: &[Heard]) -> Vec<SocketAddr> {
+    let is_missing = |&address: &SocketAddr| {
+        let asked = reachable(address);
+        let heard = answers.iter().find(|heard| heard.address == asked);
+        let is_held = holders.iter().any(|holder| holder.covers(address))
+            || heard.is_some_and(|heard| heard.holder != Holder::Nobody);
+        // A host without IPv6 cannot serve its wildcard, and serve skips that with a warning.
+        let is_excused = address.ip() == Ipv6Addr::UNSPECIFIED
+            && heard.is_some_and(|heard| heard.answer == Answer::Unreachable);
+        !is_held && !is_excused
+    };
+    listen.iter().copied().filter(is_missing).collect()
+}
+
+fn port_state(listeners: &[Listener], missing: &[SocketAddr], answers: &[Heard]) -> PortState {
+    let any = |holder, is_so: fn(Answer) -> bool| {
+        answers.iter().any(|heard| heard.holder == holder && is_so(heard.answer))
+    };
+    if any(Holder::Nobody, Answer::is_taken) {
         PortState::Redirected
-    } else if listened.contains(&Answer::Other) {
+    } else if any(Holder::Judged, |answer| answer == Answer::Other) {
         PortState::OtherPolicy
-    } else if listened.iter().any(|&answer| answer.is_missing()) {
+    } else if any(Holder::Judged, Answer::is_missing) {
         PortState::Silent
     } else if !missing.is_empty() {
         PortState::NotServed
-    } else if listened.contains(&Answer::Configured) {
+    } else if any(Holder::Judged, |answer| answer == Answer::Configured) {
         PortState::Served
     } else if listeners.is_empty() {
         PortState::Free
     } else {
         PortState::Held
-    };
-    PolicyPort { port, listeners, missing, answers, state }
+    }
 }
 
 fn compare_grants(policy: &Policy, listen: &[SocketAddr], listeners: &[Listener]) -> Vec<Grant> {
@@ -562,25 +629,61 @@ mod tests {
 
     #[test]
     fn whoever_holds_a_policy_port_is_asked_and_wildcards_over_loopback() {
-        let asked = addresses_to_ask(
-            &addresses(&["0.0.0.0:7843", "192.0.2.1:843"]),
-            &listeners(&["192.0.2.2:843", "[::]:7843", "0.0.0.0:22", "[::ffff:0.0.0.0]:843"]),
-        );
+        let asked = |listen: &[&str], listening: &[&str]| {
+            let questions = addresses_to_ask(&addresses(listen), &listeners(listening));
+            assert_eq!(questions.left_out, 0);
+            questions.addresses
+        };
+        let local = ["127.0.0.1:843", "[::1]:843"];
         assert_eq!(
-            asked,
+            asked(
+                &["0.0.0.0:7843", "192.0.2.1:843"],
+                &["192.0.2.2:843", "[::]:7843", "192.0.2.2:7843", "0.0.0.0:22"]
+            ),
             addresses(&[
                 "127.0.0.1:843",
                 "192.0.2.1:843",
-                "192.0.2.2:843",
                 "[::1]:843",
                 "127.0.0.1:7843",
-                "[::1]:7843",
+                "192.0.2.2:7843",
             ])
         );
-        assert!(
-            !addresses_to_ask(&[], &listeners(&["0.0.0.0:7843"]))
-                .contains(&"127.0.0.1:7843".parse().unwrap())
+        assert_eq!(asked(&["0.0.0.0:843"], &["[::ffff:0.0.0.0]:843"]), addresses(&local));
+        assert_eq!(asked(&[], &["0.0.0.0:7843"]), addresses(&local));
+        // 843 speaks for the host, and here listen leaves it to others.
+        assert_eq!(
+            asked(&[], &["192.0.2.2:843"]),
+            addresses(&["127.0.0.1:843", "192.0.2.2:843", "[::1]:843"])
         );
+    }
+
+    #[test]
+    fn of_thousands_of_addresses_those_of_listen_are_asked() {
+        let everywhere: Vec<_> =
+            (0..5000).map(|n| format!("127.1.{}.{}:843", n / 250, n % 250 + 1)).collect();
+        let everywhere: Vec<_> = everywhere.iter().map(String::as_str).collect();
+        let listen = addresses(&["192.0.2.1:843", "0.0.0.0:843"]);
+        let questions = addresses_to_ask(&listen, &listeners(&everywhere));
+        assert_eq!(questions.addresses.len(), MOST_ASKED);
+        assert_eq!(questions.left_out, 5000 + 3 - MOST_ASKED);
+        for address in addresses(&["192.0.2.1:843", "127.0.0.1:843", "[::1]:843"]) {
+            assert!(questions.addresses.contains(&address));
+        }
+    }
+
+    #[test]
+    fn another_instance_is_held_and_no_fault_of_this_one() {
+        let listen = addresses(&["127.0.0.1:843"]);
+        let holders = listeners(&["127.0.0.1:843", "127.0.0.2:843", "[::1]:843"]);
+        let heard = [
+            ("127.0.0.1:843".parse().unwrap(), Answer::Configured),
+            ("[::1]:843".parse().unwrap(), Answer::Silent),
+        ];
+        let audit = compare(&policy(&[]), &listen, &holders, &heard);
+        let port = &audit.policy_ports[0];
+        assert_eq!(port.state, PortState::Served);
+        assert_eq!(port.listeners, listeners(&["127.0.0.1:843"]));
+        assert_eq!(port.others, listeners(&["127.0.0.2:843", "[::1]:843"]));
     }
 
     #[test]

@@ -403,6 +403,80 @@ fn who_may_not_see_a_process_is_told_the_user() {
     });
 }
 
+/// Any user can listen on as many addresses of a port as he has descriptors.
+#[test]
+fn audit_starts_no_thread_for_each_address_that_somebody_listens_on() {
+    let test = "audit_starts_no_thread_for_each_address_that_somebody_listens_on";
+    in_own_network(test, || {
+        let directory = configure("listen = [\"0.0.0.0:1843\"]");
+        let _silent: Vec<_> =
+            (1..=200).map(|last| listen_on(&format!("127.0.9.{last}:1843"))).collect();
+        let mut child = Command::new(PROGRAM)
+            .arg("-c")
+            .arg(directory.path().join(MAIN_FILE))
+            .args(["audit", "--json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut most_threads = 0;
+        while child.try_wait().unwrap().is_none() {
+            let status = fs::read_to_string(&status).unwrap_or_default();
+            let threads = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+            let threads = threads.map_or(0, |count| count.trim().parse().unwrap());
+            most_threads = most_threads.max(threads);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!((60..=66).contains(&most_threads), "{most_threads} threads");
+        let output = child.wait_with_output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // Three more are 0.0.0.0:1843 and 843 over both families.
+        assert_eq!(answer["not-asked"], 200 + 3 - 128);
+        assert_eq!(answer["agree"], false);
+        assert_eq!(policy_port(&answer, 1843)["answers"].as_array().unwrap().len(), 128 - 2);
+        assert_eq!(output.status.code(), Some(1));
+    });
+}
+
+#[test]
+fn what_could_not_all_be_asked_is_not_called_an_agreement() {
+    let test = "what_could_not_all_be_asked_is_not_called_an_agreement";
+    in_own_network(test, || {
+        let daemon = Setup::bound(&EVERYWHERE).rules(&[]).start();
+        // SO_REUSEADDR does not let two listen on one address, but more specific ones may be there
+        // before the wildcard is; here they are of listen itself.
+        let own: Vec<_> = (1..=150).map(|last| format!("\"127.0.9.{last}:843\"")).collect();
+        let directory = configure(&format!("listen = [\"[::]:843\", {}]", own.join(", ")));
+        let answered = audit(&directory, &[]);
+        assert_eq!(answered.code, Some(2), "{answered:?}");
+        assert!(answered.stdout.contains("only 128 addresses were asked, and "), "{answered:?}");
+        assert!(answered.stdout.ends_with("agree as far as was asked\n"), "{answered:?}");
+        drop(daemon);
+    });
+}
+
+#[test]
+fn another_instance_is_held_and_nothing_is_silent_where_nothing_listens() {
+    let test = "another_instance_is_held_and_nothing_is_silent_where_nothing_listens";
+    in_own_network(test, || {
+        let first = Setup::bound(&["127.0.0.1:843".parse().unwrap()]).rules(&[]).start();
+        let second =
+            Setup::bound(&["127.0.0.2:843".parse().unwrap()]).rules(&[("a.test", "5000")]).start();
+        let answer = audit_json(&first.directory);
+        let row = policy_port(&answer, POLICY_PORT);
+        assert_eq!(row["state"], "served", "{row:#}");
+        assert_eq!(row["others"][0]["pid"], second.pid.as_raw());
+        let printed = audit(&first.directory, &[]).stdout;
+        assert!(printed.contains("policy port\t843\theld\t127.0.0.2:843 "), "{printed}");
+        drop(first);
+
+        let _silent = listen_on("127.0.0.1:843");
+        let directory = configure("listen = [\"127.0.0.1:843\"]");
+        let printed = audit(&directory, &[]).stdout;
+        assert!(printed.contains("\t127.0.0.1:843 gives out no policy"), "{printed}");
+    });
+}
+
 /// Without root there is no port 843, but everything else is the same.
 #[test]
 fn a_daemon_on_a_high_port_of_loopback_is_audited_without_root() {

@@ -5,11 +5,10 @@
 //! ports, as any player does.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -17,17 +16,20 @@ use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
-use crate::audit::{self, Answer, Audit, Grant, GrantState, PolicyPort, PortState, REDIRECT_PORT};
+use crate::audit::{
+    self, Answer, Audit, Grant, GrantState, Holder, PolicyPort, PortState, Questions, REDIRECT_PORT,
+};
 use crate::cli;
 use crate::config::Configuration;
 use crate::document::Document;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
-use crate::probe::player::REQUEST;
+use crate::probe::MASTER_LIMIT;
+use crate::probe::player::{self, End};
 
-/// A player gives up on port 843 after this long, so that a later answer is none.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How many addresses are asked at a time.
+const AT_A_TIME: usize = 64;
 
 /// Prints the answer: 0 policy and host agree, 1 they differ, 2 that could not be told.
 #[must_use]
@@ -42,87 +44,58 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
         }
     };
     let Configuration { settings, policy, document, .. } = &configuration;
-    let addresses = audit::addresses_to_ask(&settings.listen, &listeners);
+    let Questions { addresses, left_out } = audit::addresses_to_ask(&settings.listen, &listeners);
     let answers = ask_each(&addresses, document);
     let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
-    let exit = if audit.differences() == 0 { Exit::Success } else { Exit::Negative };
     let mut output = Output::to_stdout();
     if asked.json {
-        output.print_json(&Record::new(&audit, &configuration));
+        output.print_json(&AuditJson::new(&audit, left_out, &configuration));
     } else {
         let rows = rows(&audit, &configuration);
         let differences = audit.differences();
-        let text = Text { rows: &rows, differences, terminal: Terminal::of_stdout() };
-        output.print(text);
+        output.print(Text { rows: &rows, differences, left_out, terminal: Terminal::of_stdout() });
     }
-    output.finish(exit)
-}
-
-/// Asks all at once, so that silent ones cost their time together.
-fn ask_each(addresses: &[SocketAddr], policy: &Document) -> Vec<(SocketAddr, Answer)> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = addresses
-            .iter()
-            .map(|&address| (address, scope.spawn(move || ask(address, policy))))
-            .collect();
-        asked
-            .into_iter()
-            .map(|(address, answer)| (address, answer.join().unwrap_or(Answer::Unreachable)))
-            .collect()
+    output.finish(match (audit.differences(), left_out) {
+        (0, 0) => Exit::Success,
+        (0, _) => Exit::Unknown,
+        _ => Exit::Negative,
     })
 }
 
-/// Asks one address for its policy, and compares that with what it ought to be.
-fn ask(address: SocketAddr, policy: &Document) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
-    let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
-        Ok(stream) => stream,
-        Err(error) => {
-            return match error.kind() {
-                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Answer::Refused,
-                ErrorKind::TimedOut => Answer::Filtered,
-                _ => Answer::Unreachable,
-            };
+/// Asks [`AT_A_TIME`], so that silent ones cost their time together.
+fn ask_each(addresses: &[SocketAddr], policy: &Document) -> Vec<(SocketAddr, Answer)> {
+    let next = AtomicUsize::new(0);
+    let ask_in_turn = || {
+        let mut answers = Vec::new();
+        while let Some(&address) = addresses.get(next.fetch_add(1, Ordering::Relaxed)) {
+            answers.push((address, ask(address, policy)));
         }
+        answers
     };
-    // Where nobody listens, a port that connections may start from can meet itself.
-    if stream.local_addr().is_ok_and(|own| own == address) {
-        return Answer::Refused;
-    }
-    let mut heard = Vec::new();
-    // However the exchange ends, what was heard until then is the answer.
-    let _ = exchange(&mut stream, deadline, policy.bytes().len(), &mut heard);
-    if heard.is_empty() {
-        Answer::Silent
-    } else if heard == policy.bytes() {
-        Answer::Configured
-    } else {
-        Answer::Other
-    }
+    let mut answers = thread::scope(|scope| {
+        let threads: Vec<_> = (0..addresses.len().min(AT_A_TIME))
+            // Fewer threads than wanted are slower, and nothing else.
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, ask_in_turn).ok())
+            .collect();
+        let mut answers = if threads.is_empty() { ask_in_turn() } else { Vec::new() };
+        answers.extend(threads.into_iter().flat_map(|it| it.join().unwrap_or_default()));
+        answers
+    });
+    answers.sort_unstable_by_key(|(address, _)| (address.port(), address.ip()));
+    answers
 }
 
-/// Sends the request, and reads up to a NUL or until more than `expected` bytes have come.
-fn exchange(
-    stream: &mut TcpStream,
-    deadline: Instant,
-    expected: usize,
-    heard: &mut Vec<u8>,
-) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(REQUEST)?;
-    let mut buffer = [0; 4096];
-    while heard.len() <= expected && heard.last() != Some(&0) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer)? {
-            0 => break,
-            count => heard.extend_from_slice(&buffer[..count]),
-        }
+/// Asks one address for its policy as a player does, and compares that with what it ought to be.
+fn ask(address: SocketAddr, policy: &Document) -> Answer {
+    let seen = player::ask(address, MASTER_LIMIT);
+    match seen.end {
+        End::Refused => Answer::Refused,
+        End::Filtered => Answer::Filtered,
+        End::Unreachable(_) | End::Failed(_) => Answer::Unreachable,
+        _ if seen.received.is_empty() => Answer::Silent,
+        _ if seen.received == policy.bytes() => Answer::Configured,
+        _ => Answer::Other,
     }
-    Ok(())
 }
 
 /// A line of the table.
@@ -150,6 +123,7 @@ impl Row {
 struct Text<'a> {
     rows: &'a [Row],
     differences: usize,
+    left_out: usize,
     terminal: Terminal,
 }
 
@@ -164,7 +138,21 @@ impl fmt::Display for Text<'_> {
             }
         }
         let agree = |tone, word| self.terminal.paint(tone, word);
+        if self.left_out > 0 {
+            writeln!(
+                f,
+                "only {} addresses were asked, and {} more were not: find out who listens on so \
+                 many",
+                audit::MOST_ASKED,
+                self.left_out
+            )?;
+        }
         match self.differences {
+            0 if self.left_out > 0 => writeln!(
+                f,
+                "{}: policy and host agree as far as was asked",
+                agree(Tone::Doubtful, "unknown")
+            ),
             0 => writeln!(f, "{}: policy and host agree", agree(Tone::Good, "agree")),
             1 => writeln!(f, "{}: policy and host differ in 1 place", agree(Tone::Bad, "differ")),
             count => writeln!(
@@ -206,7 +194,20 @@ impl Text<'_> {
 }
 
 fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
-    let mut rows: Vec<_> = audit.policy_ports.iter().map(policy_port_row).collect();
+    let mut rows = Vec::new();
+    for port in &audit.policy_ports {
+        rows.push(policy_port_row(port));
+        if !port.others.is_empty() {
+            rows.push(Row {
+                about: "policy port",
+                ports: port.port.to_string(),
+                state: PortState::Held.code(),
+                tone: None,
+                listeners: describe_each(&port.others),
+                note: "not in listen, as those of other instances are".into(),
+            });
+        }
+    }
     for grant in &audit.grants {
         push_grant_rows(&mut rows, grant, configuration);
     }
@@ -249,32 +250,28 @@ fn policy_port_row(port: &PolicyPort) -> Row {
 }
 
 fn policy_port_note(port: &PolicyPort) -> String {
-    let answering = |wanted: &dyn Fn(SocketAddr, Answer) -> bool| {
-        let found = port.answers.iter().filter(|(address, answer)| wanted(*address, *answer));
-        found.map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ")
+    let at = |holder, wanted: fn(Answer) -> bool| {
+        let found =
+            port.answers.iter().filter(|heard| heard.holder == holder && wanted(heard.answer));
+        found.map(|heard| heard.address.to_string()).collect::<Vec<_>>().join(", ")
     };
     match port.state {
-        PortState::Redirected => {
-            let stray = answering(&|address, answer| {
-                answer.is_taken() && !port.listeners.iter().any(|own| own.may_cover(address))
-            });
-            format!(
-                "{stray} answers though nothing listens there: a redirect is in the way; find it \
-                 with nft list ruleset and iptables-save -t nat, remove it, and let listen name \
-                 port {}",
-                port.port
-            )
-        }
+        PortState::Redirected => format!(
+            "{} answers though nothing listens there: a redirect is in the way; find it with nft \
+             list ruleset and iptables-save -t nat, remove it, and let listen name port {}",
+            at(Holder::Nobody, Answer::is_taken),
+            port.port
+        ),
         PortState::OtherPolicy => format!(
             "{} gives out something else than the configured policy; reload masterpolicyd, or \
              stop what listens there",
-            answering(&|_, answer| answer == Answer::Other)
+            at(Holder::Judged, |answer| answer == Answer::Other)
         ),
         PortState::Silent => format!(
             "{} gives out no policy, and players wait {} seconds for one; restart masterpolicyd, \
              or stop what listens there",
-            answering(&|_, answer| answer.is_missing()),
-            PATIENCE.as_secs()
+            at(Holder::Judged, Answer::is_missing),
+            MASTER_LIMIT.as_secs()
         ),
         PortState::NotServed => {
             let missing: Vec<_> = port.missing.iter().map(SocketAddr::to_string).collect();
@@ -352,44 +349,47 @@ fn describe(listener: &Listener) -> String {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Record {
+struct AuditJson {
     agree: bool,
     differences: usize,
+    /// Addresses that were not asked.
+    not_asked: usize,
     meta_policy: &'static str,
-    policy_ports: Vec<PolicyPortRecord>,
-    granted: Vec<GrantRecord>,
-    not_granted: Vec<ListenerRecord>,
+    policy_ports: Vec<PolicyPortJson>,
+    granted: Vec<GrantJson>,
+    not_granted: Vec<ListenerJson>,
 }
 
 #[derive(Serialize)]
-struct PolicyPortRecord {
+struct PolicyPortJson {
     port: u16,
     state: &'static str,
     difference: bool,
-    listeners: Vec<ListenerRecord>,
-    answers: Vec<AnswerRecord>,
+    listeners: Vec<ListenerJson>,
+    others: Vec<ListenerJson>,
+    answers: Vec<AnswerJson>,
 }
 
 #[derive(Serialize)]
-struct AnswerRecord {
+struct AnswerJson {
     address: String,
     answer: &'static str,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct GrantRecord {
+struct GrantJson {
     ports: String,
     state: &'static str,
     difference: bool,
     ports_granted: u32,
     ports_in_use: usize,
     rules: Vec<PlacedRuleJson>,
-    listeners: Vec<ListenerRecord>,
+    listeners: Vec<ListenerJson>,
 }
 
 #[derive(Serialize)]
-struct ListenerRecord {
+struct ListenerJson {
     address: String,
     port: u16,
     uid: u32,
@@ -397,10 +397,10 @@ struct ListenerRecord {
     process: Option<String>,
 }
 
-impl Record {
-    fn new(audit: &Audit, configuration: &Configuration) -> Self {
+impl AuditJson {
+    fn new(audit: &Audit, left_out: usize, configuration: &Configuration) -> Self {
         let Configuration { policy, places, .. } = configuration;
-        let granted = audit.grants.iter().map(|grant| GrantRecord {
+        let granted = audit.grants.iter().map(|grant| GrantJson {
             ports: grant.ports.to_string(),
             state: grant.state.code(),
             difference: grant.state.is_difference(),
@@ -411,34 +411,36 @@ impl Record {
                 .iter()
                 .map(|&rule| PlacedRuleJson::new(&policy.rules[rule], &places[rule]))
                 .collect(),
-            listeners: ListenerRecord::of_each(&grant.listeners),
+            listeners: ListenerJson::of_each(&grant.listeners),
         });
-        let policy_ports = audit.policy_ports.iter().map(|port| PolicyPortRecord {
+        let policy_ports = audit.policy_ports.iter().map(|port| PolicyPortJson {
             port: port.port,
             state: port.state.code(),
             difference: port.state.is_difference(),
-            listeners: ListenerRecord::of_each(&port.listeners),
+            listeners: ListenerJson::of_each(&port.listeners),
+            others: ListenerJson::of_each(&port.others),
             answers: port
                 .answers
                 .iter()
-                .map(|(address, answer)| AnswerRecord {
-                    address: address.to_string(),
-                    answer: answer.code(),
+                .map(|heard| AnswerJson {
+                    address: heard.address.to_string(),
+                    answer: heard.answer.code(),
                 })
                 .collect(),
         });
         Self {
-            agree: audit.differences() == 0,
+            agree: audit.differences() == 0 && left_out == 0,
             differences: audit.differences(),
+            not_asked: left_out,
             meta_policy: policy.meta_policy.as_str(),
             policy_ports: policy_ports.collect(),
             granted: granted.collect(),
-            not_granted: ListenerRecord::of_each(&audit.ungranted),
+            not_granted: ListenerJson::of_each(&audit.ungranted),
         }
     }
 }
 
-impl ListenerRecord {
+impl ListenerJson {
     fn of_each(listeners: &[Listener]) -> Vec<Self> {
         let record = |listener: &Listener| Self {
             address: listener.address.ip().to_string(),

@@ -2,7 +2,8 @@
 //! watchdog.
 //!
 //! The socket is connected once, before the sandbox forbids it, and every message after that is
-//! one send on it. The crates that speak this protocol open a socket for each message, which the
+//! one write to it. Handing over a descriptor takes another call, which the
+//! sandbox forbids too, so that comes before. The crates that speak this protocol open a socket for each message, which the
 //! sandbox makes fatal. A message that cannot be sent is dropped: a service manager that does not
 //! listen must not stop the daemon.
 
@@ -20,6 +21,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::write;
 
 /// The service manager, or nobody.
 #[derive(Debug, Default)]
@@ -117,6 +119,8 @@ impl Notifier {
 
     /// Hands a descriptor to the service manager, to be given back under `name` at the next
     /// start. Needs `FileDescriptorStoreMax=` in the unit; without it nothing is kept.
+    ///
+    /// Legal before the sandbox, which fails it.
     pub fn store(&self, name: &str, descriptor: BorrowedFd<'_>) {
         self.insist(&format!("FDSTORE=1\nFDNAME={name}"), Some(descriptor));
     }
@@ -150,15 +154,16 @@ impl Notifier {
 
     fn try_send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        let descriptors = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
-        let control = descriptors.as_ref().map(|fds| ControlMessage::ScmRights(fds));
-        sendmsg::<UnixAddr>(
-            socket.as_raw_fd(),
-            &[IoSlice::new(message.as_bytes())],
-            control.as_slice(),
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
+        match descriptor {
+            None => write(socket, message.as_bytes()),
+            Some(descriptor) => sendmsg::<UnixAddr>(
+                socket.as_raw_fd(),
+                &[IoSlice::new(message.as_bytes())],
+                &[ControlMessage::ScmRights(&[descriptor.as_raw_fd()])],
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            ),
+        }
         .map(drop)
     }
 }

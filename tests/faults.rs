@@ -37,6 +37,19 @@ fn failing(test: &str, injections: &[&str]) -> Option<Daemon> {
     Some(Setup::new().through(strace(test, Path::new("/dev/null"), expressions)?).start())
 }
 
+/// Nobody sees a line at `info` among the others of a start.
+#[test]
+fn a_sandbox_without_landlock_is_a_warning() {
+    let Some(daemon) = failing(
+        "a_sandbox_without_landlock_is_a_warning",
+        &["landlock_create_ruleset:error=EOPNOTSUPP"],
+    ) else {
+        return;
+    };
+    let line = daemon.log.wait_for("sandbox: no landlock");
+    assert!(line.contains(" warn: "), "{line}");
+}
+
 /// `accept4` fails every other time: all are served in the end, and the log says so once.
 fn accept_fails_now_and_then(test: &str, errno: &str) {
     let Some(daemon) = failing(test, &[&format!("accept4:error={errno}:when=1+2")]) else { return };

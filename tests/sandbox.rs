@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -24,7 +24,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const ATTEMPT: &str = "SANDBOX_TEST_ATTEMPT";
 const SANDBOXED: &str = "SANDBOX_TEST_SANDBOXED";
@@ -40,6 +40,8 @@ struct Scene {
     unbound: Socket,
     bound: Socket,
     listener: mio::net::TcpListener,
+    /// Of the listener.
+    address: SocketAddr,
     poll: mio::Poll,
     client: TcpStream,
     notify: UnixDatagram,
@@ -57,7 +59,8 @@ impl Scene {
         let mut listener = mio::net::TcpListener::bind(loopback).unwrap();
         let poll = mio::Poll::new().unwrap();
         poll.registry().register(&mut listener, mio::Token(0), mio::Interest::READABLE).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
         let (notify, notified) = UnixDatagram::pair().unwrap();
         Self {
             allowed: root.join("allowed"),
@@ -65,6 +68,7 @@ impl Scene {
             unbound: tcp(),
             bound,
             listener,
+            address,
             poll,
             client,
             notify,
@@ -127,8 +131,8 @@ const DENIED: &[(&str, Attempt, Outcome)] = &[
     ("make a UDP socket", |_| std::net::UdpSocket::bind("127.0.0.1:0").map(drop), SHOT),
     ("make a UNIX socket", |_| UnixDatagram::unbound().map(drop), SHOT),
     ("make a pair of sockets", |_| UnixStream::pair().map(drop), SHOT),
-    ("bind", |scene| scene.unbound.bind(&scene.listener.local_addr()?.into()), SHOT),
-    ("connect", |scene| scene.unbound.connect(&scene.listener.local_addr()?.into()), SHOT),
+    ("bind", |scene| scene.unbound.bind(&scene.address.into()), SHOT),
+    ("connect", |scene| scene.unbound.connect(&scene.address.into()), SHOT),
     ("listen", |scene| scene.bound.listen(1), SHOT),
     ("regain root", |_| Ok(unistd::seteuid(Uid::from_raw(0))?), SHOT),
     ("regain root's group", |_| Ok(unistd::setegid(Gid::from_raw(0))?), SHOT),
@@ -175,19 +179,13 @@ const ALLOWED: &[(&str, Attempt)] = &[
         assert_eq!(many.len() + large.len(), 10_000 + (64 << 20));
         Ok(())
     }),
-    ("tell the time and sleep", |_| {
-        let start = Instant::now();
-        thread::sleep(Duration::from_millis(1));
-        assert!(start.elapsed() >= Duration::from_millis(1));
+    ("tell the time", |_| {
+        assert!(Instant::now().elapsed() < Duration::from_secs(60));
         assert!(SystemTime::now() > SystemTime::UNIX_EPOCH);
         Ok(())
     }),
     ("survive a panic", |_| {
         panic::catch_unwind(|| panic!("caught")).unwrap_err();
-        Ok(())
-    }),
-    ("ask about the terminal", |_| {
-        let _ = io::stderr().is_terminal();
         Ok(())
     }),
 ];
@@ -201,8 +199,6 @@ fn serve_a_connection(scene: &mut Scene) -> io::Result<()> {
     scene.poll.poll(&mut events, Some(Duration::from_secs(10)))?;
     let (mut connection, _) = scene.listener.accept()?;
     scene.poll.registry().register(&mut connection, mio::Token(1), mio::Interest::READABLE)?;
-    connection.set_nodelay(true)?;
-    connection.peer_addr()?;
     let mut request = [0; 64];
     while connection.peek(&mut request)? < 23 {
         scene.poll.poll(&mut events, Some(Duration::from_secs(10)))?;
@@ -211,9 +207,7 @@ fn serve_a_connection(scene: &mut Scene) -> io::Result<()> {
     connection.write_all(b"<cross-domain-policy/>\0")?;
     connection.shutdown(std::net::Shutdown::Write)?;
     scene.poll.registry().deregister(&mut connection)?;
-    SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
-    let stream = TcpStream::from(connection);
-    stream.set_nonblocking(false)?;
+    drop(connection);
     let mut answer = Vec::new();
     scene.client.read_to_end(&mut answer)?;
     assert_eq!(answer, b"<cross-domain-policy/>\0");

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use log::{error, info, warn};
+use log::{Level, error, info, warn};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -247,11 +247,8 @@ fn enter_sandbox(sandbox: Sandbox, readable: &[PathBuf]) -> Result<(), SandboxEr
     for skipped in &active.skipped {
         info!("{skipped}");
     }
-    if sandbox == Sandbox::Off {
-        warn!("{active}");
-    } else {
-        info!("{active}");
-    }
+    let level = if active.is_complete() { Level::Info } else { Level::Warn };
+    log::log!(level, "{active}");
     Ok(())
 }
 

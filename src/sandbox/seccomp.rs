@@ -1,13 +1,15 @@
 //! The system calls: those that serving, reloading and notifying need, and those that nothing
 //! but an attacker would make.
 //!
-//! Two filters are in force at once, and the kernel heeds the stricter. The first ends the
-//! process at a call of [`FATAL`]. The second lets the calls of [`ALLOWED`] and
-//! [`allowed_if`] through and fails every other with `EPERM`, so that a library that tries
-//! something new is turned away rather than shot.
+//! A call of [`FATAL`] ends the process. Those of [`ALLOWED`] and [`allowed_if`] are let through,
+//! and every other fails with `EPERM`, so that a library that tries something new is turned away
+//! rather than shot. SECURITY.md has both lists, and `tests/injection.rs` tries every number there
+//! is against them.
 //!
-//! Calls that are made for each connection have no condition on their arguments: for them the
-//! kernel remembers the verdict and runs no filter at all.
+//! Calls that are made for each connection have no condition on their arguments, but one: for
+//! them the kernel remembers the verdict and runs no filter at all. The exception is `sendto`,
+//! which connects, and chooses whom it reaches, where nobody looks at its arguments. The filter
+//! begins with it.
 
 use std::collections::BTreeMap;
 
@@ -21,35 +23,29 @@ use super::Missing;
 
 /// Allowed whatever the arguments.
 const ALLOWED: &[c_long] = &[
-    // Connections.
+    // Connections. What is not here is not needed: no `sendmsg`, which can pass descriptors on and
+    // choose whom it reaches, and no `setsockopt`, since whatever a socket is set to it is set to
+    // before, or by `accept4`.
     libc::SYS_accept4,
     libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_write,
-    libc::SYS_writev,
     libc::SYS_shutdown,
-    libc::SYS_close,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
     libc::SYS_getsockopt,
-    libc::SYS_fcntl,
-    libc::SYS_dup,
     // The loop.
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
+    // Signals come by `read`, log lines and messages to the service manager go by `write`; the last words of the C library before it
+    // aborts go by `writev`.
+    libc::SYS_close,
     libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
     // Reading the configuration anew.
-    libc::SYS_faccessat,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
-    libc::SYS_lseek,
     libc::SYS_newfstatat,
-    libc::SYS_pread64,
     libc::SYS_readlinkat,
     libc::SYS_statx,
     libc::SYS_getrandom,
@@ -59,12 +55,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_futex,
-    // Time.
-    libc::SYS_clock_getres,
+    // Time, where the kernel cannot tell it without a call.
     libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_gettimeofday,
-    libc::SYS_nanosleep,
     // Signals, and the end.
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigaction,
@@ -74,17 +66,11 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // Who am I.
-    libc::SYS_getegid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
+    // abort() asks whom to send its signal to.
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_getuid,
-    // What newer processors have no number for, since others replace it. mio and musl go on
-    // using it where it is.
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_access,
+    // What newer processors have no number for, since others replace it. C libraries go on using
+    // it where it is.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")]
@@ -95,12 +81,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_time,
 ];
 
-/// Whoever makes one of these has taken over the process. `prctl` and `seccomp` are none of
-/// them, as the second filter is set up under the first.
+/// Whoever makes one of these has taken over the process.
 const FATAL: &[c_long] = &[
     // Other programs and processes.
     libc::SYS_execve,
@@ -182,11 +165,8 @@ const FATAL: &[c_long] = &[
 /// Restricts the calling thread.
 pub(super) fn restrict() -> Result<(), Missing> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Missing::NoList)?;
-    let (fatal, allowed) = filters(architecture).map_err(|e| Missing::Refused(e.to_string()))?;
-    for filter in [fatal, allowed] {
-        seccompiler::apply_filter(&filter).map_err(missing)?;
-    }
-    Ok(())
+    let filter = filter(architecture).map_err(|error| Missing::Refused(error.to_string()))?;
+    seccompiler::apply_filter(&filter).map_err(missing)
 }
 
 fn missing(error: seccompiler::Error) -> Missing {
@@ -204,23 +184,42 @@ fn missing(error: seccompiler::Error) -> Missing {
     }
 }
 
-fn filters(architecture: TargetArch) -> Result<(BpfProgram, BpfProgram), BackendError> {
+fn filter(architecture: TargetArch) -> Result<BpfProgram, BackendError> {
     let whatever = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
     let fatal: Rules = whatever(FATAL);
     let mut allowed: Rules = whatever(ALLOWED);
     allowed.append(&mut allowed_if()?);
+    let sends = BTreeMap::from([(libc::SYS_sendto, sends()?)]);
 
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    Ok((
-        SeccompFilter::new(fatal, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?
-            .try_into()?,
-        SeccompFilter::new(allowed, eperm, SeccompAction::Allow, architecture)?.try_into()?,
-    ))
+    let mut filter = BpfProgram::new();
+    for (rules, otherwise, action) in [
+        (sends, eperm.clone(), SeccompAction::Allow),
+        (fatal, SeccompAction::Allow, SeccompAction::KillProcess),
+        (allowed, eperm, SeccompAction::Allow),
+    ] {
+        // The last instruction is what becomes of a call that is not in the list: here, the
+        // next list.
+        filter.pop();
+        let list: BpfProgram =
+            SeccompFilter::new(rules, otherwise, action, architecture)?.try_into()?;
+        filter.extend(list);
+    }
+    Ok(filter)
 }
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// Allowed for some arguments. None of these is made for a connection that goes well.
+/// What is sent goes to whom the socket is connected to and to nobody else, and connects nothing.
+/// Without an address the kernel looks at no length.
+fn sends() -> Result<Vec<SeccompRule>, BackendError> {
+    /// All but those that an answer is sent with.
+    /// `MSG_FASTOPEN` is among them, which connects.
+    const OTHER_FLAGS: u64 = u32::MAX as u64 & !bits(libc::MSG_MORE | libc::MSG_NOSIGNAL);
+    Ok(vec![rule([without(3, OTHER_FLAGS)?, null(4)?])?])
+}
+
+/// Allowed for some arguments.
 fn allowed_if() -> Result<Rules, BackendError> {
     const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
     let mut rules = BTreeMap::from([
@@ -229,47 +228,21 @@ fn allowed_if() -> Result<Rules, BackendError> {
         (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         // Files are opened to be read. Landlock says the same, where there is Landlock.
         (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),
-        // Limits are read, of this process.
+        // What the C library asks before it lists a directory, and the standard library, in a
+        // build for debugging, before it closes a file.
         (
-            libc::SYS_prlimit64,
-            vec![rule([
-                equal(0, 0)?,
-                SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?,
-            ])?],
+            libc::SYS_fcntl,
+            vec![
+                rule([equal(1, libc::F_GETFD.unsigned_abs())?])?,
+                rule([equal(1, libc::F_GETFL.unsigned_abs())?])?,
+            ],
         ),
         // abort() sends a signal to this process.
         (libc::SYS_tgkill, vec![rule([equal(0, std::process::id())?])?]),
-        (libc::SYS_ioctl, ioctls()?),
-        (libc::SYS_setsockopt, socket_options()?),
     ]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![rule([without(1, WRITING)?])?]);
     Ok(rules)
-}
-
-/// What a stream is asked about, and told about blocking; nothing that puts words into a
-/// terminal or configures an interface.
-fn ioctls() -> Result<Vec<SeccompRule>, BackendError> {
-    [libc::FIONBIO, libc::FIONREAD, libc::TIOCOUTQ, libc::TCGETS]
-        .into_iter()
-        // The type of the constants is the C library's.
-        .filter_map(|request| u32::try_from(request).ok())
-        .map(|request| rule([equal(1, request)?]))
-        .collect()
-}
-
-/// How a connection ends and when it sends; no filter program, no other protocol on top.
-fn socket_options() -> Result<Vec<SeccompRule>, BackendError> {
-    [
-        (libc::SOL_SOCKET, libc::SO_LINGER),
-        (libc::IPPROTO_TCP, libc::TCP_CORK),
-        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
-        (libc::IPPROTO_TCP, libc::TCP_NODELAY),
-        (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
-    ]
-    .into_iter()
-    .map(|(level, name)| rule([equal(1, level.unsigned_abs())?, equal(2, name.unsigned_abs())?]))
-    .collect()
 }
 
 fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, BackendError> {
@@ -279,6 +252,11 @@ fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule
 /// The argument, of 32 bits, is `value`.
 fn equal(argument: u8, value: u32) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+}
+
+/// The argument is no address.
+fn null(argument: u8) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)
 }
 
 /// The argument, of 32 bits, has none of `mask` set.
@@ -322,19 +300,14 @@ mod tests {
         data.extend((0..6).flat_map(|n| arguments.get(n).copied().unwrap_or(0).to_le_bytes()));
 
         let own = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        let (fatal, allowed) = filters(own).unwrap();
-        let (fatal, _) = run(&fatal, &data);
-        let (allowed, by_number_alone) = run(&allowed, &data);
-        let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
-        match (fatal, allowed) {
-            (libc::SECCOMP_RET_KILL_PROCESS, _) | (_, libc::SECCOMP_RET_KILL_PROCESS) => {
-                Verdict::Fatal
+        let (action, by_number_alone) = run(&filter(own).unwrap(), &data);
+        match action {
+            libc::SECCOMP_RET_KILL_PROCESS => Verdict::Fatal,
+            libc::SECCOMP_RET_ALLOW => Verdict::Allowed { by_number_alone },
+            action if action == libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs() => {
+                Verdict::TurnedAway
             }
-            (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW) => {
-                Verdict::Allowed { by_number_alone }
-            }
-            (libc::SECCOMP_RET_ALLOW, allowed) if allowed == eperm => Verdict::TurnedAway,
-            other => panic!("no filter returns {other:x?}"),
+            other => panic!("the filter returns {other:x?}"),
         }
     }
 
@@ -371,7 +344,7 @@ mod tests {
 
     #[test]
     fn no_call_is_both_allowed_and_fatal() {
-        let conditional = allowed_if().unwrap().into_keys();
+        let conditional = allowed_if().unwrap().into_keys().chain([libc::SYS_sendto]);
         let allowed: BTreeSet<_> = ALLOWED.iter().copied().chain(conditional).collect();
         let fatal: BTreeSet<_> = FATAL.iter().copied().collect();
         assert_eq!(allowed.intersection(&fatal).count(), 0);
@@ -379,12 +352,24 @@ mod tests {
     }
 
     #[test]
-    fn both_filters_fit_the_kernel() {
+    fn the_filter_fits_the_kernel() {
         // BPF_MAXINSNS of linux/bpf_common.h.
         const MOST_INSTRUCTIONS: usize = 4096;
         for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
-            let (fatal, allowed) = filters(architecture).unwrap();
-            assert!(fatal.len() < MOST_INSTRUCTIONS && allowed.len() < MOST_INSTRUCTIONS);
+            assert!(filter(architecture).unwrap().len() < MOST_INSTRUCTIONS);
+        }
+    }
+
+    /// Its arguments have to be looked at each time; the lists of other calls need not be.
+    #[test]
+    fn what_is_sent_is_judged_before_everything_else() {
+        let filter = filter(std::env::consts::ARCH.try_into().unwrap()).unwrap();
+        let is_compared = |call: c_long| {
+            let (jump, number) = (libc::BPF_JMP | libc::BPF_JEQ, u32::try_from(call).unwrap());
+            filter.iter().position(|it| u32::from(it.code) == jump && it.k == number).unwrap()
+        };
+        for call in ALLOWED.iter().chain(FATAL).filter(|call| **call > 1) {
+            assert!(is_compared(libc::SYS_sendto) < is_compared(*call), "call {call}");
         }
     }
 
@@ -415,11 +400,16 @@ mod tests {
     #[test]
     fn what_is_in_no_list_is_turned_away() {
         for call in [
+            libc::SYS_dup,
+            libc::SYS_ioctl,
             libc::SYS_kill,
             libc::SYS_memfd_create,
             libc::SYS_openat2,
             libc::SYS_prctl,
             libc::SYS_seccomp,
+            libc::SYS_sendmmsg,
+            libc::SYS_sendmsg,
+            libc::SYS_setsockopt,
             libc::SYS_unlinkat,
             4095,
         ] {
@@ -433,7 +423,6 @@ mod tests {
         for call in [
             libc::SYS_accept4,
             libc::SYS_recvfrom,
-            libc::SYS_sendto,
             libc::SYS_shutdown,
             libc::SYS_close,
             #[cfg(target_arch = "x86_64")]
@@ -450,9 +439,9 @@ mod tests {
     #[test]
     fn arguments_decide_where_a_call_can_do_harm() {
         let pid = u64::from(std::process::id());
-        let request = |request| u64::from(u32::try_from(request).unwrap());
         let read_write = flags(libc::PROT_READ | libc::PROT_WRITE);
         let read_execute = flags(libc::PROT_READ | libc::PROT_EXEC);
+        let send = |flags: i32, address: u64| vec![3, 1, 1, bits(flags), address, 16];
         for (call, harmless, harmful) in [
             (libc::SYS_mmap, vec![0, 1, read_write], vec![0, 1, read_execute]),
             (libc::SYS_mprotect, vec![0, 1, read_write], vec![0, 1, read_execute]),
@@ -460,20 +449,15 @@ mod tests {
             (libc::SYS_openat, vec![0, 0, flags(libc::O_PATH)], vec![0, 0, flags(libc::O_CREAT)]),
             (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TMPFILE | libc::O_WRONLY)]),
             (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TRUNC)]),
-            (libc::SYS_prlimit64, vec![0, 7, 0, 1], vec![0, 7, 1 << 32, 0]),
-            (libc::SYS_prlimit64, vec![], vec![1, 7, 0, 1]),
             (libc::SYS_tgkill, vec![pid, pid, 6], vec![1, 1, 6]),
-            (libc::SYS_ioctl, vec![0, request(libc::FIONBIO)], vec![0, request(libc::TIOCSTI)]),
-            (
-                libc::SYS_setsockopt,
-                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_NODELAY)],
-                vec![0, flags(libc::IPPROTO_TCP), flags(libc::TCP_ULP)],
-            ),
-            (
-                libc::SYS_setsockopt,
-                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_LINGER)],
-                vec![0, flags(libc::SOL_SOCKET), flags(libc::SO_ATTACH_FILTER)],
-            ),
+            (libc::SYS_sendto, send(0, 0), send(0, 1)),
+            (libc::SYS_sendto, send(libc::MSG_NOSIGNAL, 0), send(0, 1 << 32)),
+            (libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 0)),
+            (libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 1)),
+            (libc::SYS_sendto, send(0, 0), send(libc::MSG_MORE | libc::MSG_OOB, 0)),
+            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_SETOWN)]),
+            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFL)], vec![0, flags(libc::F_SETFL)]),
+            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_DUPFD)]),
         ] {
             let allowed = Verdict::Allowed { by_number_alone: false };
             assert_eq!(verdict(call, &harmless), allowed, "call {call} with {harmless:x?}");

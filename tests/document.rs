@@ -7,6 +7,7 @@ mod scratch;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use masterpolicyd::config::trust::Trusted;
 use masterpolicyd::config::{self, Configuration, Settings, Trust};
 use masterpolicyd::document::{self, Document, FindingKind, Parsed};
 use masterpolicyd::policy::{MetaPolicy, Policy, PortSet, Rule};
@@ -96,6 +97,7 @@ proptest! {
             warnings: Vec::new(),
             files: Vec::new(),
             masked: Vec::new(),
+            trusted: Trusted { starting_uid: 0, service_uid: None },
         };
         let path = scratch.file("masterpolicyd.toml", configuration.to_toml());
         let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };

@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -14,7 +16,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
-use support::{SOON, Setup, figure, set_mode};
+use support::{SOON, Setup, figure, find_program, is_root, set_mode, skip};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -236,4 +238,55 @@ fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
             figure(test, "answered", answered, "requests");
         });
     });
+}
+
+#[test]
+fn a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload() {
+    let test = "a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload";
+    if !is_root() {
+        return skip(test, "not root, so nothing is dropped before a reload");
+    }
+    let Some(unshare) = find_program("unshare") else {
+        return skip(test, "unshare of util-linux is not installed");
+    };
+    let setup = Setup::new();
+    let database = setup.directory.write("passwd", fs::read("/etc/passwd").expect("accounts"));
+    set_mode(&database, 0o600);
+    // Without a service that makes accounts up.
+    let order = setup.directory.write("nsswitch.conf", "passwd: files\ngroup: files\n");
+    let hide = format!(
+        "mount --bind {} /etc/passwd && mount --bind {} /etc/nsswitch.conf && exec \"$@\"",
+        database.display(),
+        order.display()
+    );
+    let unshare = unshare.to_str().expect("a path in UTF-8");
+    let mut daemon = setup.through([unshare, "--mount", "sh", "-c", &hide, "sh"]).start();
+    daemon.write_rules(OTHER_RULES);
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(OTHER_RULES));
+}
+
+#[test]
+fn a_reload_in_the_sandbox_follows_links_of_every_kind() {
+    let setup = Setup::new().keys("sandbox = \"best-effort\"");
+    let directory = setup.directory.path().to_owned();
+    for name in ["elsewhere", "elsewhere/deep", "links", "policy.d"] {
+        fs::create_dir_all(directory.join(name)).expect("a directory");
+        set_mode(&directory.join(name), 0o755);
+    }
+    let rule = |domain: &str| {
+        format!(
+            "<cross-domain-policy><allow-access-from domain=\"{domain}\" to-ports=\"1\"/></cross-domain-policy>"
+        )
+    };
+    setup.directory.write("elsewhere/game.xml", rule("one.test"));
+    symlink("../elsewhere/deep", directory.join("links/deep")).expect("a link");
+    let target = directory.join("links/deep/../game.xml");
+    symlink(target, directory.join("policy.d/game.xml")).expect("a link");
+    symlink("/dev/null", directory.join("policy.d/masked.xml")).expect("a link");
+    let mut daemon = setup.start();
+    daemon.directory.write("elsewhere/game.xml", rule("two.test"));
+    daemon.reload();
+    let answer = String::from_utf8(daemon.ask()).expect("a document");
+    assert!(answer.contains("two.test"), "{answer}");
 }

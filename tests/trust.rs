@@ -6,8 +6,11 @@ mod scratch;
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use masterpolicyd::config::{self, Configuration, Problems, Trust};
 use masterpolicyd::policy::MetaPolicy;
@@ -104,10 +107,17 @@ fn a_file_that_only_masks_another_has_to_be_trusted_too() {
 }
 
 #[test]
-fn in_a_sticky_directory_nobody_can_replace_the_file_of_another() {
+fn in_a_sticky_directory_a_directory_cannot_be_replaced_but_a_file_may_be_anybodys_doing() {
     let scratch = sound();
     set_mode(&scratch.join(""), 0o1777);
-    assert!(load(&scratch).is_ok());
+    assert_eq!(
+        refusal(&scratch),
+        "masterpolicyd.toml:1:1: this file lies in ., where another user may have put it; move \
+         the file where only root can write, such as to /etc/masterpolicyd/masterpolicyd.toml"
+    );
+    scratch.directory("own");
+    let main_file = scratch.file("own/masterpolicyd.toml", "policy-dirs = [\"../policy.d\"]\n");
+    assert!(config::load(&main_file, &Trust::of_this_process()).is_ok());
 }
 
 #[test]
@@ -122,7 +132,8 @@ fn whoever_can_rename_a_directory_can_replace_what_is_in_it() {
     assert_eq!(
         refusal(&scratch),
         "application:1:1: this directory lets its group and others replace the files in it (mode \
-         0777); chmod go-w application"
+         0777), and decides where policy.d/linked.toml leads; move the file where only root can \
+         write, such as to /etc/masterpolicyd/policy.d"
     );
     set_mode(&scratch.join("application"), 0o1777);
     assert!(load(&scratch).is_ok());
@@ -349,4 +360,221 @@ fn a_directory_that_cannot_be_read_is_an_error() {
     set_mode(&scratch.join("policy.d"), 0o755);
     assert_eq!(told, "policy.d:1:1: cannot read this directory: Permission denied (os error 13)");
     assert_eq!(scratch.join("policy.d").metadata().unwrap().permissions().mode() & 0o777, 0o755);
+}
+
+/// Whether the test can give files to another user; says so if it cannot.
+fn can_give_away(test: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        let reason = "not root, so no file can be another user's";
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped {test}: {reason}").unwrap();
+    }
+    is_root
+}
+
+/// A sound configuration beside `bob`, a directory that a stranger owns.
+fn beside_bob() -> Scratch {
+    let scratch = sound();
+    let bob = scratch.directory("bob");
+    chown(&bob, Some(STRANGER), None).unwrap();
+    scratch
+}
+
+/// That it is not loaded, since the stranger who owns `bob` decides what is read.
+#[track_caller]
+fn assert_bob_is_refused(scratch: &Scratch) {
+    let told = refusal(scratch);
+    let is_about_bob = |line: &str| {
+        line.starts_with("bob:1:1: this directory belongs to uid 12345, who is neither root nor")
+    };
+    assert!(told.lines().any(is_about_bob), "{told}");
+}
+
+#[test]
+fn whoever_owns_the_directory_of_a_link_in_the_middle_decides_the_policy() {
+    if !can_give_away("whoever_owns_the_directory_of_a_link_in_the_middle_decides_the_policy") {
+        return;
+    }
+    let scratch = beside_bob();
+    scratch.directory("safe");
+    scratch.file("safe/a.toml", "# a rule will come\n");
+    symlink("../safe/a.toml", scratch.join("bob/mid.toml")).unwrap();
+    symlink("../bob/mid.toml", scratch.join("policy.d/a.toml")).unwrap();
+    assert_bob_is_refused(&scratch);
+}
+
+#[test]
+fn a_policy_directory_behind_the_link_of_a_stranger_is_refused() {
+    if !can_give_away("a_policy_directory_behind_the_link_of_a_stranger_is_refused") {
+        return;
+    }
+    let scratch = beside_bob();
+    symlink("../policy.d", scratch.join("bob/link")).unwrap();
+    scratch.file("masterpolicyd.toml", "user = \"games\"\npolicy-dirs = [\"bob/link\"]\n");
+    assert_bob_is_refused(&scratch);
+}
+
+#[test]
+fn a_main_file_behind_the_link_of_a_stranger_is_refused() {
+    if !can_give_away("a_main_file_behind_the_link_of_a_stranger_is_refused") {
+        return;
+    }
+    let scratch = beside_bob();
+    symlink("..", scratch.join("bob/link")).unwrap();
+    let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
+    let path = scratch.join("bob/link/masterpolicyd.toml");
+    let told = config::load(&path, &trust).unwrap_err().to_string();
+    assert!(told.contains("bob:1:1: this directory belongs to uid 12345"), "{told}");
+}
+
+#[test]
+fn the_link_of_a_stranger_to_dev_null_masks_nothing_unseen() {
+    if !can_give_away("the_link_of_a_stranger_to_dev_null_masks_nothing_unseen") {
+        return;
+    }
+    let scratch = beside_bob();
+    std::fs::remove_file(scratch.join("policy.d/game.toml")).unwrap();
+    symlink("/dev/null", scratch.join("bob/mid.toml")).unwrap();
+    symlink("../bob/mid.toml", scratch.join("policy.d/game.toml")).unwrap();
+    assert_bob_is_refused(&scratch);
+}
+
+#[test]
+fn a_directory_that_a_stranger_could_make_is_refused_before_it_is_there() {
+    if !can_give_away("a_directory_that_a_stranger_could_make_is_refused_before_it_is_there") {
+        return;
+    }
+    let scratch = beside_bob();
+    let dirs = "user = \"games\"\npolicy-dirs = [\"policy.d\", \"bob/not/yet\"]\n";
+    scratch.file("masterpolicyd.toml", dirs);
+    assert_bob_is_refused(&scratch);
+}
+
+#[test]
+fn the_arguments_of_a_process_are_no_policy_file() {
+    if !can_give_away("the_arguments_of_a_process_are_no_policy_file") {
+        return;
+    }
+    let scratch = beside_bob();
+    // What the process of a set-user-id program says is its user's choice, and the file that
+    // says it is root's.
+    let program = scratch.join("set-user-id");
+    std::fs::copy("/bin/cat", &program).unwrap();
+    set_mode(&program, 0o4755);
+    let text = "<cross-domain-policy><allow-access-from domain=\"*\" to-ports=\"*\"/>\
+                </cross-domain-policy>";
+    let mut process = Command::new(&program)
+        .arg0(text)
+        .uid(STRANGER)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once it answers, it is the program that runs and its arguments are its own.
+    let mut answer = [0];
+    process.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    process.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+    let arguments = format!("/proc/{}/cmdline", process.id());
+    assert_eq!(Path::new(&arguments).metadata().unwrap().uid(), 0, "{arguments}");
+    assert!(std::fs::read_to_string(&arguments).unwrap().starts_with(text));
+
+    symlink(&arguments, scratch.join("bob/policy.xml")).unwrap();
+    symlink("../bob/policy.xml", scratch.join("policy.d/a.xml")).unwrap();
+    assert_bob_is_refused(&scratch);
+
+    std::fs::remove_file(scratch.join("policy.d/a.xml")).unwrap();
+    symlink(&arguments, scratch.join("policy.d/a.xml")).unwrap();
+    let told = refusal(&scratch);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(
+        told,
+        "policy.d/a.xml:1:1: leads to /proc, which is a proc file system and not one for files; \
+         keep it in a file elsewhere"
+    );
+}
+
+#[test]
+fn what_the_kernel_makes_up_is_no_configuration() {
+    let scratch = sound();
+    for path in ["/proc/self/cmdline", "/dev/stdin", "/sys/kernel/notes"] {
+        if !Path::new(path).exists() {
+            eprintln!("skipped what_the_kernel_makes_up_is_no_configuration for {path}: not there");
+            continue;
+        }
+        let told = config::load(Path::new(path), &Trust::of_this_process()).unwrap_err();
+        assert!(told.to_string().contains("not one for files"), "{path}: {told}");
+    }
+    scratch.file("masterpolicyd.toml", "policy-dirs = [\"/proc/self/fd\", \"/sys/kernel\"]\n");
+    let told = refusal(&scratch);
+    assert_eq!(told.matches("not one for files").count(), 2, "{told}");
+}
+
+#[test]
+fn honest_links_are_followed_wherever_they_lead() {
+    let scratch = sound();
+    for directory in ["one", "one/two", "three"] {
+        scratch.directory(directory);
+    }
+    let rule = "[[allow-access-from]]\ndomain = \"b.test\"\nto-ports = 5000\n";
+    scratch.file("one/rule.toml", rule);
+    symlink("../one/two", scratch.join("three/up")).unwrap();
+    // `..` after a link is the parent of what the link leads to, not of the link.
+    symlink("../three/up/../rule.toml", scratch.join("three/relative.toml")).unwrap();
+    symlink(scratch.join("three/relative.toml"), scratch.join("policy.d/linked.toml")).unwrap();
+    symlink("policy.d", scratch.join("dirs")).unwrap();
+    scratch.file("masterpolicyd.toml", "user = \"games\"\npolicy-dirs = [\"./dirs//.\"]\n");
+    let configuration = load(&scratch).unwrap();
+    let rules: Vec<_> = configuration.policy.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["a.test to ports 5000", "b.test to ports 5000"]);
+    assert_eq!(warnings(&configuration), <[&str; 0]>::default());
+    let output = scratch.run(&["check"]);
+    assert!(output.status.code().is_some());
+}
+
+#[test]
+fn links_that_lead_nowhere_end_as_they_do_for_the_system() {
+    let scratch = sound();
+    symlink("loop.toml", scratch.join("policy.d/loop.toml")).unwrap();
+    symlink("missing", scratch.join("policy.d/missing.toml")).unwrap();
+    symlink("game.toml/", scratch.join("policy.d/slash.toml")).unwrap();
+    symlink("n".repeat(256), scratch.join("policy.d/name.toml")).unwrap();
+    let mut last = "game.toml".to_owned();
+    for link in 0..41 {
+        let name = format!("link{link:02}.toml");
+        symlink(&last, scratch.join("policy.d").join(&name)).unwrap();
+        last = name;
+    }
+    let told = refusal(&scratch);
+    let expected = [
+        "link40.toml:1:1: cannot read: Too many levels of symbolic links (os error 40)",
+        "loop.toml:1:1: cannot read: Too many levels of symbolic links (os error 40)",
+        "missing.toml:1:1: cannot read: policy.d/missing: No such file or directory (os error 2)",
+        &format!(
+            "name.toml:1:1: cannot read: policy.d/{}: File name too long (os error 36)",
+            "n".repeat(256)
+        ),
+        "slash.toml:1:1: cannot read: policy.d/game.toml: Not a directory (os error 20)",
+    ];
+    let expected = expected.map(|line| format!("policy.d/{line}"));
+    assert_eq!(told, expected.join("\n"));
+}
+
+#[test]
+fn a_file_that_lies_where_anyone_can_put_one_is_refused() {
+    let scratch = sound();
+    scratch.directory("shared");
+    set_mode(&scratch.join("shared"), 0o1777);
+    // It is root's own; but another user may have put a second name of it there, or moved it.
+    scratch.file("shared/office.toml", "# a rule will come\n");
+    symlink("../shared/office.toml", scratch.join("policy.d/office.toml")).unwrap();
+    let told = refusal(&scratch);
+    assert!(told.starts_with("policy.d/office.toml:1:1: this file lies in shared, "), "{told}");
+    std::fs::remove_file(scratch.join("shared/office.toml")).unwrap();
+    scratch.directory("safe");
+    scratch.file("safe/office.toml", "# a rule will come\n");
+    symlink("../safe/office.toml", scratch.join("shared/office.toml")).unwrap();
+    let told = refusal(&scratch);
+    assert!(told.starts_with("shared/office.toml:1:1: this link lies in shared, "), "{told}");
 }

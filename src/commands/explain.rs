@@ -382,7 +382,7 @@ impl fmt::Display for Text<'_> {
 fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
     let rules_of = |masked: &Masked| {
         let by = masked.by.clone();
-        let located = masked.rules().into_iter();
+        let located = masked.rules(configuration.trusted).into_iter();
         located.map(move |(rule, place)| MaskedRule { rule, place, by: by.clone() })
     };
     configuration.masked.iter().flat_map(rules_of).collect()

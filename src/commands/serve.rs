@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cli::Cli;
+use crate::config::trust::Trusted;
 use crate::config::{self, Configuration, Problems, Sandbox, Settings, Trust};
 use crate::exit::Exit;
 use crate::inventory;
@@ -25,7 +26,8 @@ use crate::privileges::{self, DropError, Identity, UserError};
 use crate::sandbox::{self, SandboxError};
 use crate::server::{self, Listening, Purpose, Server, ServerError, Service};
 
-/// Descriptors kept free for reloading and for what the libraries open.
+/// Descriptors kept free for reloading, beside one for each directory of drop-ins, and for what
+/// the libraries open.
 const SPARE_DESCRIPTORS: usize = 16;
 
 /// Serves until a signal stops it.
@@ -59,17 +61,16 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let notifier = Notifier::from_env()?;
     exchange_with_store(&notifier, &bound);
     let listening = take_up(bound, &settings, &notifier);
-    let capacity = capacity(settings.limits.connections)?;
+    let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len();
+    let capacity = capacity(settings.limits.connections, spare)?;
 
     for kept in privileges::drop_for_good(&identity)? {
         log::log!(kept.level(), "{kept}");
     }
     warn_unreadable(&configuration, &identity);
 
-    let lookup = |user| (trust.lookup)(user).ok().flatten();
-    let named_uid = settings.user.as_deref().and_then(lookup);
-    let reload =
-        reloader(path.to_owned(), settings.clone(), trust.starting_uid, named_uid, authority);
+    let trusted = trusted_from_now_on(&configuration, &identity);
+    let reload = reloader(path.to_owned(), settings.clone(), trusted, authority);
     let service = service(&configuration);
     let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
     enter_sandbox(settings.sandbox, &readable_directories(&configuration, path))?;
@@ -143,16 +144,16 @@ fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listen
     listening
 }
 
-/// How many connections the descriptor limit leaves room for, once its soft half is raised to the
-/// hard one.
-fn capacity(wanted: usize) -> Result<usize, ServeError> {
+/// How many connections the descriptor limit leaves room for beside `spare` others, once its soft
+/// half is raised to the hard one.
+fn capacity(wanted: usize, spare: usize) -> Result<usize, ServeError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(ServeError::Descriptors)?;
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     // A hard half above fs.nr_open is refused whoever asks for it.
     let limit = if raised.is_ok() { hard } else { soft };
-    let in_use = fs::read_dir("/proc/self/fd").map_or(SPARE_DESCRIPTORS, Iterator::count);
+    let in_use = fs::read_dir("/proc/self/fd").map_or(spare, Iterator::count);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let capacity = limit.saturating_sub(in_use + SPARE_DESCRIPTORS).max(1);
+    let capacity = limit.saturating_sub(in_use + spare).max(1);
     if capacity < wanted {
         warn!(
             "at most {capacity} of limits.connections = {wanted} unfinished connections: the \
@@ -186,18 +187,25 @@ fn service(configuration: &Configuration) -> Service {
     }
 }
 
+/// Who may write what a reload reads. The user database is not asked again: whom this process has
+/// become need not be able to read it.
+fn trusted_from_now_on(configuration: &Configuration, identity: &Identity) -> Trusted {
+    let Trusted { starting_uid, service_uid } = configuration.trusted;
+    let became = (starting_uid == 0).then_some(identity.uid.as_raw());
+    Trusted { starting_uid, service_uid: became.or(service_uid) }
+}
+
 /// How the server reads the configuration again: as the user it has become, and without asking
 /// the user database, which the sandbox keeps out of reach.
 fn reloader(
     path: PathBuf,
     started: Settings,
-    starting_uid: u32,
-    named_uid: Option<u32>,
+    Trusted { starting_uid, service_uid }: Trusted,
     authority: Authority,
 ) -> server::Reload {
     Box::new(move || {
         // Another user would need a restart, so whoever is named now, it is still the first one.
-        let trust = Trust { starting_uid, lookup: &|_| Ok(named_uid) };
+        let trust = Trust { starting_uid, lookup: &|_| Ok(service_uid) };
         let configuration = config::load(&path, &trust)?;
         log_warnings(&configuration);
         for key in changed_for_restart(&started, &configuration.settings) {
@@ -233,8 +241,6 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
     };
     let mut directories = BTreeSet::from([parent(main)]);
     directories.extend(configuration.settings.policy_dirs.iter().cloned());
-    // What a link to it masks is a drop-in.
-    directories.insert(PathBuf::from("/dev/null"));
     // A drop-in may be a link to a file elsewhere.
     directories.extend(
         configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),

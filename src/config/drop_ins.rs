@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Place, Problem, Severity};
+use super::source::Directory;
 use crate::printable::Escaped;
 
 /// What was found in the policy directories.
 #[derive(Default)]
-pub(super) struct DropIns {
-    /// The files that count, by name, which is the order they are read in.
-    pub(super) files: BTreeMap<OsString, PathBuf>,
+pub(super) struct DropIns<'a> {
+    /// The files that count, by name, which is the order they are read in. Each comes with the
+    /// directory that it is in.
+    pub(super) files: BTreeMap<OsString, &'a Directory>,
     /// Those that do not, because an earlier directory has a file of that name.
     pub(super) masked: Vec<Masked>,
     /// Directories that could not be read, and what was skipped.
@@ -58,33 +59,24 @@ impl Format {
     }
 }
 
-/// Looks through `directories`, the most important first. One that does not exist is empty.
-pub(super) fn find(directories: &[PathBuf]) -> DropIns {
+/// Looks through `directories`, the most important first.
+pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
     let mut found = DropIns::default();
     for directory in directories {
-        match entries(directory) {
-            Ok(paths) => paths.into_iter().for_each(|path| found.add(path)),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                log::debug!("{} does not exist, so it holds no drop-ins", directory.display());
+        match directory.names() {
+            Ok(names) => names.into_iter().for_each(|name| found.add(directory, name)),
+            Err(errno) => {
+                let message = format!("cannot read this directory: {}", io::Error::from(errno));
+                found.problems.push(Problem::unread(&directory.path, message));
             }
-            Err(error) => found
-                .problems
-                .push(Problem::unread(directory, format!("cannot read this directory: {error}"))),
         }
     }
     found
 }
 
-fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()?;
-    paths.sort_unstable();
-    Ok(paths)
-}
-
-impl DropIns {
-    fn add(&mut self, path: PathBuf) {
+impl<'a> DropIns<'a> {
+    fn add(&mut self, directory: &'a Directory, name: OsString) {
+        let path = directory.path.join(&name);
         if Format::of(&path).is_none() {
             let message = "skipped: the name of a drop-in ends in .toml or .xml and does not \
                            begin with a dot";
@@ -92,11 +84,13 @@ impl DropIns {
             self.problems.push(Problem::new(Severity::Warning, place, message));
             return;
         }
-        let Some(name) = path.file_name() else { return };
-        match self.files.get(name) {
-            Some(by) => self.masked.push(Masked { path, by: by.clone() }),
+        match self.files.get(&name) {
+            Some(by) => {
+                let by = by.path.join(&name);
+                self.masked.push(Masked { path, by });
+            }
             None => {
-                self.files.insert(name.to_owned(), path);
+                self.files.insert(name, directory);
             }
         }
     }

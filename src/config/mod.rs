@@ -4,10 +4,12 @@
 //! any of them at once. It knows nothing of what is done with the result.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 mod drop_ins;
+mod guard;
 mod lint;
 mod main_file;
 mod problem;
@@ -15,6 +17,8 @@ mod rules;
 pub mod settings;
 mod source;
 mod table;
+pub mod trust;
+pub mod walk;
 mod write;
 
 pub use drop_ins::Masked;
@@ -25,10 +29,12 @@ pub use source::{MAX_FILE_SIZE, Trust};
 use crate::document::Document;
 use crate::policy::{Policy, Rule};
 use drop_ins::Format;
+use guard::{Guard, Judgement};
 use main_file::{MainFile, RootRefused};
 use problem::Spot;
 use rules::PlacedRule;
-use source::{Guard, Source};
+use source::{Directory, Files, Opened, Role, Source};
+use trust::Trusted;
 
 /// A configuration without errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct Configuration {
     pub files: Vec<PathBuf>,
     /// Drop-ins that do not count, because an earlier directory has a file of that name.
     pub masked: Vec<Masked>,
+    /// Who may have written it.
+    pub trusted: Trusted,
 }
 
 impl Configuration {
@@ -59,10 +67,16 @@ impl Configuration {
 }
 
 impl Masked {
-    /// The rules it would contribute if it counted, as far as they can be read.
+    /// The rules it would contribute if it counted, as far as they can be read and the file is
+    /// one that `trusted` allows.
     #[must_use]
-    pub fn rules(&self) -> Vec<(Rule, Place)> {
-        let Ok(Some(source)) = source::read(&self.path) else { return Vec::new() };
+    pub fn rules(&self, trusted: Trusted) -> Vec<(Rule, Place)> {
+        let files = Files::beside(&self.path);
+        let opened = files.open(&self.path, Role::DropIn);
+        if Guard::new(trusted, &files).judge(&opened).problems.iter().any(Problem::is_error) {
+            return Vec::new();
+        }
+        let Ok(Some(source)) = opened.read() else { return Vec::new() };
         let (rules, _) = read_rules(&source);
         rules.into_iter().map(|placed| (placed.rule, placed.spot.place)).collect()
     }
@@ -112,13 +126,22 @@ impl<'a> Loader<'a> {
     }
 
     fn load(mut self, purpose: Purpose) -> Result<Configuration, Problems> {
-        let source = self.open_main_file().map_err(|problem| Problems(vec![problem]))?;
+        let files = Files::beside(self.path);
+        let opened = files.open(self.path, Role::MainFile);
+        let anyone = Trusted { starting_uid: self.trust.starting_uid, service_uid: None };
+        let judgement = Guard::new(anyone, &files).judge(&opened);
+        if !judgement.is_where_it_should_be {
+            return Err(Problems(judgement.problems));
+        }
+        let trace = opened.trace();
+        let source = self.read_main_source(opened).map_err(|problem| Problems(vec![problem]))?;
         let mut main = self.read_main_file(&source);
         let service_uid = self.judge_user(&main, purpose);
-        let mut guard = Guard::new(self.trust.starting_uid, service_uid);
-        self.problems.extend(guard.judge_file(&source));
+        let trusted = Trusted { service_uid, ..anyone };
+        let mut guard = Guard::new(trusted, &files);
+        self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
-        let masked = self.read_drop_ins(&main.settings, &mut guard, &mut rules);
+        let masked = self.read_drop_ins(&main.settings, &files, &mut guard, &mut rules);
         self.judge_ceiling(&main, &rules);
         let (rules, repeated) = first_of_equals(rules);
         let policy = Policy {
@@ -143,12 +166,12 @@ impl<'a> Loader<'a> {
             warnings: self.problems,
             files: self.files,
             masked,
+            trusted,
         })
     }
 
-    fn open_main_file(&mut self) -> Result<Source, Problem> {
-        let Some(source) = source::read(self.path)?.filter(|source| !source.bytes.is_empty())
-        else {
+    fn read_main_source(&mut self, opened: Opened<File>) -> Result<Source, Problem> {
+        let Some(source) = opened.read()?.filter(|source| !source.bytes.is_empty()) else {
             // It was lost, not left empty: nobody writes a configuration that says nothing.
             return Err(Problem::about(
                 self.path,
@@ -219,25 +242,57 @@ impl<'a> Loader<'a> {
     fn read_drop_ins(
         &mut self,
         settings: &Settings,
-        guard: &mut Guard,
+        files: &Files,
+        guard: &mut Guard<'_>,
         rules: &mut Vec<PlacedRule>,
     ) -> Vec<Masked> {
-        self.problems
-            .extend(settings.policy_dirs.iter().flat_map(|dir| guard.judge_policy_directory(dir)));
-        let found = drop_ins::find(&settings.policy_dirs);
+        let directories: Vec<_> = settings
+            .policy_dirs
+            .iter()
+            .filter_map(|path| self.open_policy_dir(path, files, guard))
+            .collect();
+        let found = drop_ins::find(&directories);
         self.problems.extend(found.problems);
-        for path in found.files.values() {
-            match source::read(path) {
+        for (name, directory) in &found.files {
+            let opened = directory.open(name, files);
+            let Judgement { problems, is_where_it_should_be } = guard.judge(&opened);
+            self.problems.extend(problems);
+            if !is_where_it_should_be {
+                continue;
+            }
+            match opened.read() {
                 Ok(None) => {}
                 Ok(Some(source)) => {
-                    self.files.push(path.clone());
-                    self.problems.extend(guard.judge_file(&source));
+                    self.files.push(source.path.clone());
                     rules.extend(self.read_drop_in(&source));
                 }
                 Err(problem) => self.problems.push(problem),
             }
         }
         found.masked
+    }
+
+    /// A directory of drop-ins, if there is one that can be looked through.
+    fn open_policy_dir(
+        &mut self,
+        path: &Path,
+        files: &Files,
+        guard: &mut Guard<'_>,
+    ) -> Option<Directory> {
+        let opened = files.open_directory(path);
+        self.problems.extend(guard.judge(&opened).problems);
+        match opened.content() {
+            Ok(directory) => {
+                if directory.is_none() {
+                    log::debug!("{} does not exist, so it holds no drop-ins", path.display());
+                }
+                directory
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
     }
 
     fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {

@@ -97,6 +97,12 @@ impl Problem {
         Self::new(Severity::Error, Place::start_of(path), message)
     }
 
+    /// Whether it keeps the configuration from being used.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
     /// `path` could not be read.
     pub(super) fn unread(path: &Path, message: impl Into<String>) -> Self {
         Self { unread: true, ..Self::about(path, message) }
@@ -126,7 +132,7 @@ impl Problems {
 
     /// Those that keep the configuration from being used.
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
-        self.0.iter().filter(|problem| problem.severity == Severity::Error)
+        self.0.iter().filter(|problem| problem.is_error())
     }
 }
 

@@ -1,26 +1,35 @@
-//! Files on disk to bytes that may be trusted: what is opened, who may have written it, and
-//! whether a reload could read it again. Knows nothing of what the files say.
+//! Files on disk to bytes: what is opened and how, and what a file holds. Judges nothing, and
+//! knows nothing of what the files say.
+//!
+//! Nothing is opened by its whole path. [`walk`] looks up one name after the other, and the file
+//! at the end is opened in the directory that was looked into: between the judgement of a path
+//! and the reading no other file can slip in.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::sys::stat::{major, minor};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
+use nix::sys::statfs::fstatfs;
 use nix::unistd::{Uid, User};
 
 use super::problem::{Excerpt, Place, Problem, Severity, Spot};
+use super::trust::Use;
+use super::walk::{Found, Kind, Status, Stop, Trail, Tree, Visited, walk};
 use crate::position::{Position, Positions};
 
 /// A configuration file larger than this is refused unread.
 pub const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
-const OTHERS_WRITE: u32 = 0o022;
-const STICKY: u32 = 0o1000;
-const READ: u32 = 0o4;
-const SEARCH: u32 = 0o1;
+/// How often a file is looked up that is replaced by another at that moment.
+const ATTEMPTS: usize = 3;
 
 /// Who is asked for, and who may have written what is read.
 #[derive(Clone, Copy)]
@@ -43,11 +52,89 @@ impl Trust<'static> {
     }
 }
 
+/// What a path is to the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    MainFile,
+    DropIn,
+    PolicyDirectory,
+}
+
+impl Role {
+    pub(super) fn purpose(self) -> Use {
+        match self {
+            Self::MainFile | Self::DropIn => Use::File,
+            Self::PolicyDirectory => Use::List,
+        }
+    }
+}
+
+/// Something that was opened, or was not, and everything that decided where its path leads.
+pub(super) struct Opened<T> {
+    /// The path as it was named.
+    pub(super) path: PathBuf,
+    pub(super) role: Role,
+    pub(super) trail: Trail,
+    /// What the path leads to.
+    pub(super) end: Option<Visited>,
+    content: Result<Option<T>, Problem>,
+}
+
+impl<T> Opened<T> {
+    /// What it can be used for; nothing where there is nothing.
+    pub(super) fn content(self) -> Result<Option<T>, Problem> {
+        self.content
+    }
+
+    /// How the path led to its end, without what is there.
+    pub(super) fn trace(&self) -> Opened<()> {
+        let Self { path, role, trail, end, .. } = self;
+        Opened {
+            path: path.clone(),
+            role: *role,
+            trail: trail.clone(),
+            end: end.clone(),
+            content: Ok(None),
+        }
+    }
+
+    /// Whether `place` is a directory that holds a file of the configuration by design, and not
+    /// only on the way to one.
+    pub(super) fn is_own(&self, place: &Visited) -> bool {
+        match self.role {
+            Role::PolicyDirectory => self.end.as_ref() == Some(place),
+            Role::MainFile | Role::DropIn => {
+                self.end.as_ref().is_some_and(|end| end.path.parent() == Some(&place.path))
+            }
+        }
+    }
+}
+
+impl Opened<File> {
+    /// What the file holds. `None` is /dev/null, which a link that masks a drop-in leads to.
+    pub(super) fn read(self) -> Result<Option<Source>, Problem> {
+        let Some(file) = self.content? else { return Ok(None) };
+        let path = self.path;
+        let unread =
+            |error: std::io::Error| Problem::unread(&path, format!("cannot read: {error}"));
+        let too_large = || {
+            Problem::about(
+                &path,
+                format!("is larger than {MAX_FILE_SIZE} bytes; split it into drop-ins"),
+            )
+        };
+        if file.metadata().map_err(unread)?.len() > MAX_FILE_SIZE {
+            return Err(too_large());
+        }
+        let bytes = read_bounded(&file).map_err(unread)?.ok_or_else(too_large)?;
+        Ok(Some(Source { path, bytes }))
+    }
+}
+
 /// A file that was read.
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
-    metadata: Metadata,
 }
 
 impl Source {
@@ -62,37 +149,6 @@ impl Source {
     }
 }
 
-/// Opens and reads `path`, refusing without blocking what is not a regular file. `None` is
-/// /dev/null, which a link that masks a drop-in leads to.
-pub(super) fn read(path: &Path) -> Result<Option<Source>, Problem> {
-    let unread = |error: std::io::Error| Problem::unread(path, format!("cannot read: {error}"));
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(unread)?;
-    let metadata = file.metadata().map_err(unread)?;
-    if is_dev_null(&metadata) {
-        return Ok(None);
-    }
-    if !metadata.is_file() {
-        let what = kind(&metadata);
-        return Err(Problem::about(path, format!("is {what}, not a regular file")));
-    }
-    let too_large = || {
-        Problem::about(
-            path,
-            format!("is larger than {MAX_FILE_SIZE} bytes; split it into drop-ins"),
-        )
-    };
-    if metadata.len() > MAX_FILE_SIZE {
-        return Err(too_large());
-    }
-    let bytes = read_bounded(&file).map_err(unread)?.ok_or_else(too_large)?;
-    let source = Source { path: path.to_owned(), bytes, metadata };
-    Ok(Some(source))
-}
-
 /// All that `file` holds, or nothing if it has grown past [`MAX_FILE_SIZE`] since it was opened.
 fn read_bounded(file: &File) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
@@ -100,22 +156,300 @@ fn read_bounded(file: &File) -> std::io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= MAX_FILE_SIZE).then_some(bytes))
 }
 
-fn is_dev_null(metadata: &Metadata) -> bool {
-    let device = metadata.rdev();
-    metadata.file_type().is_char_device() && (major(device), minor(device)) == (1, 3)
+/// Opens files, and turns relative paths into absolute ones and back: a walk begins at the root,
+/// and the reader knows what they wrote.
+pub(super) struct Files {
+    working: Result<PathBuf, Errno>,
 }
 
-fn kind(metadata: &Metadata) -> &'static str {
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
+impl Files {
+    /// For a main file of this path.
+    pub(super) fn beside(main_file: &Path) -> Self {
+        if main_file.is_absolute() {
+            return Self { working: Ok(PathBuf::new()) };
+        }
+        let working = std::env::current_dir()
+            .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+        // So the C library calls a directory that is outside of this root.
+        Self {
+            working: working
+                .and_then(|it| if it.is_absolute() { Ok(it) } else { Err(Errno::ENOENT) }),
+        }
     }
+
+    /// The absolute form of a path as it was named.
+    pub(super) fn absolute(&self, path: &Path) -> PathBuf {
+        self.working.as_ref().map_or_else(|_| path.to_owned(), |working| working.join(path))
+    }
+
+    /// An absolute path as the reader would name it.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        match &self.working {
+            Ok(working) if *working == path => PathBuf::from("."),
+            Ok(working) if !working.as_os_str().is_empty() => {
+                path.strip_prefix(working).unwrap_or(path).to_owned()
+            }
+            _ => path.to_owned(),
+        }
+    }
+
+    /// Opens the main file, or another that is named by its whole path.
+    pub(super) fn open(&self, path: &Path, role: Role) -> Opened<File> {
+        let absolute = self.absolute(path);
+        self.open_file(None, &absolute, path, role)
+    }
+
+    fn open_file(
+        &self,
+        start: Option<&Found<Rc<OwnedFd>>>,
+        target: &Path,
+        named: &Path,
+        role: Role,
+    ) -> Opened<File> {
+        let (path, mut attempts) = (named.to_owned(), 1);
+        loop {
+            let mut trail = Trail::default();
+            let found = match self.walk(start, target, &mut trail) {
+                Ok(found) => found,
+                Err(stop) => {
+                    let content = Err(self.problem(&stop, named, "cannot read"));
+                    return Opened { path, role, trail, end: None, content };
+                }
+            };
+            let (end, content) = match open_found(&found, named) {
+                Ok((visited, file)) => (visited, Ok(file)),
+                Err(Unopened::Replaced) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    continue;
+                }
+                Err(Unopened::Replaced) => {
+                    let message = "was replaced while it was being read; try again";
+                    (found.visited, Err(Problem::unread(named, message)))
+                }
+                Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
+            };
+            return Opened { path, role, trail, end: Some(end), content };
+        }
+    }
+
+    /// Opens a directory of drop-ins.
+    pub(super) fn open_directory(&self, path: &Path) -> Opened<Directory> {
+        let mut trail = Trail::default();
+        let found = self.walk(None, &self.absolute(path), &mut trail);
+        let (path, role) = (path.to_owned(), Role::PolicyDirectory);
+        let (end, content) = match found {
+            Ok(found) if found.visited.status.kind == Kind::Directory => {
+                (Some(found.visited.clone()), Ok(Some(Directory { path: path.clone(), found })))
+            }
+            Ok(found) => {
+                let stop = Stop::System(self.absolute(&path), Errno::ENOTDIR);
+                let problem = self.problem(&stop, &path, "cannot read this directory");
+                (Some(found.visited), Err(problem))
+            }
+            Err(Stop::System(_, Errno::ENOENT)) => (None, Ok(None)),
+            Err(stop) => (None, Err(self.problem(&stop, &path, "cannot read this directory"))),
+        };
+        Opened { path, role, trail, end, content }
+    }
+
+    fn walk(
+        &self,
+        start: Option<&Found<Rc<OwnedFd>>>,
+        path: &Path,
+        trail: &mut Trail,
+    ) -> Result<Found<Rc<OwnedFd>>, Stop> {
+        if let (Err(errno), true) = (&self.working, start.is_none()) {
+            return Err(Stop::System(path.to_owned(), *errno));
+        }
+        walk(&Disk, start, path, trail)
+    }
+
+    fn problem(&self, stop: &Stop, named: &Path, what: &str) -> Problem {
+        match stop {
+            Stop::System(place, errno) => {
+                let reason = std::io::Error::from(*errno);
+                let is_elsewhere = *place != self.absolute(named) && *errno != Errno::ELOOP;
+                if is_elsewhere {
+                    let place = self.path(place);
+                    Problem::unread(named, format!("{what}: {}: {reason}", place.display()))
+                } else {
+                    Problem::unread(named, format!("{what}: {reason}"))
+                }
+            }
+            Stop::MadeUp(place, file_system) => {
+                Problem::about(named, made_up(&self.path(place), file_system))
+            }
+        }
+    }
+}
+
+fn made_up(place: &Path, file_system: &str) -> String {
+    format!(
+        "leads to {}, which is a {file_system} file system and not one for files; keep it in a \
+         file elsewhere",
+        place.display()
+    )
+}
+
+/// A directory of drop-ins.
+pub(super) struct Directory {
+    /// The path as it was named.
+    pub(super) path: PathBuf,
+    found: Found<Rc<OwnedFd>>,
+}
+
+impl Directory {
+    /// The names in it, in their order.
+    pub(super) fn names(&self) -> Result<Vec<OsString>, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        // This very directory, whatever has its name by now.
+        let mut directory = Dir::openat(&*self.found.node, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Opens the drop-in of this name.
+    pub(super) fn open(&self, name: &OsStr, files: &Files) -> Opened<File> {
+        files.open_file(Some(&self.found), Path::new(name), &self.path.join(name), Role::DropIn)
+    }
+}
+
+enum Unopened {
+    /// Another file has got the name meanwhile.
+    Replaced,
+    Refused(Problem),
+}
+
+/// Opens what a walk has found, if it is a regular file, and looks at it again once it is open.
+fn open_found(
+    found: &Found<Rc<OwnedFd>>,
+    named: &Path,
+) -> Result<(Visited, Option<File>), Unopened> {
+    let Found { visited, entry, .. } = found;
+    let (directory, name) = match (visited.status.kind, entry) {
+        (Kind::Null, _) => return Ok((visited.clone(), None)),
+        (Kind::File, Some(entry)) => entry,
+        (kind, _) => {
+            let message = format!("is {}, not a regular file", kind.as_str());
+            return Err(Unopened::Refused(Problem::about(named, message)));
+        }
+    };
+    let unread = |errno: Errno| {
+        let reason = std::io::Error::from(errno);
+        Unopened::Refused(Problem::unread(named, format!("cannot read: {reason}")))
+    };
+    let flags = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let file = match openat(&**directory, name.as_os_str(), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::ELOOP | Errno::ENOENT) => return Err(Unopened::Replaced),
+        Err(errno) => return Err(unread(errno)),
+    };
+    let status = status(&fstat(&file).map_err(unread)?);
+    if (status.device, status.inode) != (visited.status.device, visited.status.inode) {
+        return Err(Unopened::Replaced);
+    }
+    // A single file can be mounted over another.
+    if let Some(file_system) = made_up_by(&file).map_err(unread)? {
+        let message = made_up(&visited.path, file_system);
+        return Err(Unopened::Refused(Problem::about(named, message)));
+    }
+    Ok((Visited { path: visited.path.clone(), status }, Some(File::from(file))))
+}
+
+/// The file systems of this host. What is found is held by a descriptor that can do nothing but
+/// be looked at and looked into, for which no permission is needed.
+struct Disk;
+
+impl Tree for Disk {
+    type Node = Rc<OwnedFd>;
+
+    fn root(&self) -> Result<(Self::Node, Status), Errno> {
+        let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let status = status(&fstat(&root)?);
+        Ok((Rc::new(root), status))
+    }
+
+    fn look(&self, directory: &Self::Node, name: &OsStr) -> Result<(Self::Node, Status), Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // Asked for as a directory, one that is mounted when it is used is mounted now.
+        let found = match openat(&**directory, name, flags | OFlag::O_DIRECTORY, Mode::empty()) {
+            Err(Errno::ENOTDIR) => openat(&**directory, name, flags, Mode::empty()),
+            found => found,
+        }?;
+        let status = status(&fstat(&found)?);
+        Ok((Rc::new(found), status))
+    }
+
+    fn read_link(&self, link: &Self::Node) -> Result<OsString, Errno> {
+        readlinkat(&**link, "")
+    }
+
+    fn made_up(&self, directory: &Self::Node) -> Result<Option<&'static str>, Errno> {
+        made_up_by(directory)
+    }
+}
+
+fn status(stat: &FileStat) -> Status {
+    let format = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    let kind = match format {
+        SFlag::S_IFDIR => Kind::Directory,
+        SFlag::S_IFREG => Kind::File,
+        SFlag::S_IFLNK => Kind::Link,
+        SFlag::S_IFIFO => Kind::Fifo,
+        SFlag::S_IFSOCK => Kind::Socket,
+        SFlag::S_IFCHR if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => Kind::Null,
+        _ => Kind::Device,
+    };
+    Status {
+        kind,
+        owner: stat.st_uid,
+        group: stat.st_gid,
+        mode: stat.st_mode & 0o7777,
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    }
+}
+
+/// File systems whose files say what the kernel, or another process, makes up. The numbers are
+/// those of linux/magic.h.
+const MADE_UP: [(u32, &str); 21] = [
+    (0x0000_9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x7363_6673, "securityfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4341_5d53, "smackfs"),
+    (0x5a3c_69f0, "apparmorfs"),
+    (0xcafe_4a11, "bpf"),
+    (0x6265_6570, "configfs"),
+    (0x6165_676c, "pstore"),
+    (0x4249_4e4d, "binfmt_misc"),
+    (0xde5e_81e4, "efivarfs"),
+    (0x0000_1cd1, "devpts"),
+    (0x1980_0202, "mqueue"),
+    (0x6573_5543, "fusectl"),
+    (0x0765_5821, "resctrl"),
+    (0x6e73_6673, "nsfs"),
+    (0x0000_9fa2, "usbdevfs"),
+];
+
+fn made_up_by(node: &OwnedFd) -> Result<Option<&'static str>, Errno> {
+    let magic = i128::from(fstatfs(node)?.filesystem_type().0) & i128::from(u32::MAX);
+    Ok(MADE_UP.iter().find(|(number, _)| i128::from(*number) == magic).map(|(_, name)| *name))
 }
 
 /// The text of a file, for those who report what stands where in it.
@@ -140,149 +474,4 @@ impl<'a> Text<'a> {
             excerpt: Excerpt::of(&self.positions, position),
         }
     }
-}
-
-/// Judges whether files and directories can be trusted, each directory once.
-pub(super) struct Guard {
-    starting_uid: u32,
-    service_uid: Option<u32>,
-    judged: BTreeSet<PathBuf>,
-}
-
-impl Guard {
-    /// `service_uid` is the user that the daemon becomes, if that is known and not root.
-    pub(super) fn new(starting_uid: u32, service_uid: Option<u32>) -> Self {
-        Self { starting_uid, service_uid, judged: BTreeSet::new() }
-    }
-
-    /// All that speaks against a file that was read: who can write it, who can replace it, and
-    /// that the daemon could not read it again.
-    pub(super) fn judge_file(&mut self, source: &Source) -> Vec<Problem> {
-        let path = source.path.as_path();
-        let mut problems: Vec<_> = self.judge(path, &source.metadata).into_iter().collect();
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let named_in = path
-            .parent()
-            .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-        for directory in [named_in, real.parent()].into_iter().flatten() {
-            problems.extend(self.judge_directory(directory));
-        }
-        problems.extend(self.judge_access(path, &real, &source.metadata));
-        problems
-    }
-
-    /// What speaks against `directory` and those that it is in, the first time each is asked about:
-    /// whoever can rename a directory can put another in its place.
-    pub(super) fn judge_directory(&mut self, directory: &Path) -> Vec<Problem> {
-        let Ok(real) = fs::canonicalize(directory) else { return Vec::new() };
-        // Above one that has been judged everything has been.
-        let unjudged = real.ancestors().take_while(|it| self.judged.insert(it.to_path_buf()));
-        let unjudged: Vec<_> = unjudged.collect();
-        let judge = |ancestor: &Path| {
-            let metadata = fs::metadata(ancestor).ok()?;
-            self.judge(if ancestor == real { directory } else { ancestor }, &metadata)
-        };
-        unjudged.into_iter().filter_map(judge).collect()
-    }
-
-    /// What speaks against a directory of drop-ins. That it is sticky does not help it: a file that
-    /// others add is a rule that they add.
-    pub(super) fn judge_policy_directory(&mut self, directory: &Path) -> Vec<Problem> {
-        let mut problems = self.judge_directory(directory);
-        let mode = fs::metadata(directory).map_or(0, |metadata| metadata.mode());
-        if let Some(who) = who_can_write(mode).filter(|_| mode & STICKY != 0) {
-            let message = format!(
-                "this directory lets {who} add files to it (mode {:04o}); chmod go-w {}",
-                mode & 0o7777,
-                directory.display()
-            );
-            problems.push(Problem::about(directory, message));
-        }
-        problems
-    }
-
-    fn judge(&self, path: &Path, metadata: &Metadata) -> Option<Problem> {
-        let what = if metadata.is_dir() { "directory" } else { "file" };
-        let (fault, remedy) =
-            self.fault_of_owner(metadata.uid()).or_else(|| fault_of_mode(metadata))?;
-        let message = format!("this {what} {fault}; {remedy} {}", path.display());
-        Some(Problem::about(path, message))
-    }
-
-    /// What is wrong with an owner, and the remedy.
-    fn fault_of_owner(&self, owner: u32) -> Option<(String, &'static str)> {
-        let fault = if self.service_uid == Some(owner) {
-            format!(
-                "belongs to the user that the daemon runs as (uid {owner}), who must not be able \
-                 to write the policy"
-            )
-        } else if owner != 0 && owner != self.starting_uid {
-            format!(
-                "belongs to uid {owner}, who is neither root nor the user that masterpolicyd is \
-                 started as (uid {})",
-                self.starting_uid
-            )
-        } else {
-            return None;
-        };
-        Some((fault, "chown root"))
-    }
-
-    /// A warning if a reload, which happens as the service user, could surely not read the file.
-    fn judge_access(&self, path: &Path, real: &Path, metadata: &Metadata) -> Option<Problem> {
-        let uid = self.service_uid?;
-        let barred = real
-            .ancestors()
-            .skip(1)
-            .filter_map(|directory| Some((directory, fs::metadata(directory).ok()?)))
-            .find(|(_, metadata)| is_barred(uid, metadata, SEARCH))
-            .map(|(directory, _)| (directory.to_owned(), "chmod o+x"))
-            .or_else(|| is_barred(uid, metadata, READ).then(|| (real.to_owned(), "chmod o+r")));
-        let (obstacle, remedy) = barred?;
-        let message = format!(
-            "the user that the daemon runs as (uid {uid}) cannot read this file, so a reload will \
-             fail; {remedy} {}",
-            obstacle.display()
-        );
-        Some(Problem::new(Severity::Warning, Place::start_of(path), message))
-    }
-}
-
-/// What is wrong with a mode, and the remedy. In a sticky directory nobody can replace what
-/// belongs to another.
-fn fault_of_mode(metadata: &Metadata) -> Option<(String, &'static str)> {
-    let mode = metadata.mode();
-    if metadata.is_dir() && mode & STICKY != 0 {
-        return None;
-    }
-    let who = who_can_write(mode)?;
-    let mode = mode & 0o7777;
-    let fault = if metadata.is_dir() {
-        format!("lets {who} replace the files in it (mode {mode:04o})")
-    } else {
-        format!("can be written by {who} (mode {mode:04o})")
-    };
-    Some((fault, "chmod go-w"))
-}
-
-/// Who beside the owner may write.
-fn who_can_write(mode: u32) -> Option<&'static str> {
-    match mode & OTHERS_WRITE {
-        0 => None,
-        0o020 => Some("its group"),
-        0o002 => Some("others"),
-        _ => Some("its group and others"),
-    }
-}
-
-/// Whether `uid` surely lacks a permission. Which groups it is in is not known here, except that
-/// no service user is in root's.
-fn is_barred(uid: u32, metadata: &Metadata, permission: u32) -> bool {
-    let mode = metadata.mode();
-    if metadata.uid() == uid {
-        return mode & (permission << 6) == 0;
-    }
-    let group_may = metadata.gid() != 0 && mode & (permission << 3) != 0;
-    let others_may = mode & permission != 0;
-    !others_may && !group_may
 }

@@ -1,0 +1,177 @@
+//! The walk of a path and the judgement of it, in a file system in memory: what is trusted is
+//! out of everybody's reach. `make fuzz` runs the same model for longer.
+
+mod model;
+
+use std::path::Path;
+
+use model::{
+    ADMINISTRATOR, Entry, Model, Move, NAMES, Outcome, ROOT, SERVICE, STRANGER, What,
+    assert_out_of_reach,
+};
+use proptest::prelude::*;
+
+fn names() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        8 => prop::sample::select(NAMES.to_vec()),
+        1 => Just(".."),
+        1 => Just("."),
+        1 => Just(""),
+    ];
+    prop::collection::vec(name, 1..4).prop_map(|names| names.join("/"))
+}
+
+fn targets() -> impl Strategy<Value = String> {
+    (any::<bool>(), names()).prop_map(
+        |(is_absolute, names)| {
+            if is_absolute { format!("/{names}") } else { names }
+        },
+    )
+}
+
+fn things() -> impl Strategy<Value = What> {
+    prop_oneof![
+        4 => Just(What::Directory),
+        3 => Just(What::File),
+        1 => Just(What::Null),
+        3 => targets().prop_map(What::Link),
+    ]
+}
+
+/// Most is root's and closed: otherwise hardly any path would be trusted.
+fn entries() -> impl Strategy<Value = Entry> {
+    let owner = prop_oneof![
+        6 => Just(ROOT),
+        2 => Just(ADMINISTRATOR),
+        1 => Just(SERVICE),
+        1 => Just(STRANGER),
+    ];
+    let mode = prop_oneof![
+        8 => Just(0o755),
+        1 => Just(0o775),
+        1 => Just(0o757),
+        4 => Just(0o1777),
+        1 => Just(0o1755),
+    ];
+    (0..8_usize, 0..NAMES.len(), owner, mode, things()).prop_map(
+        |(directory, name, owner, mode, what)| Entry { directory, name, owner, mode, what },
+    )
+}
+
+fn attacks() -> impl Strategy<Value = Move> {
+    let (any, name) = (0..16_usize, 0..NAMES.len());
+    prop_oneof![
+        (any.clone(), name.clone(), things()).prop_map(|(directory, name, what)| Move::Make {
+            directory,
+            name,
+            what
+        }),
+        (any.clone(), name.clone()).prop_map(|(directory, name)| Move::Remove { directory, name }),
+        (any.clone(), name.clone(), any.clone(), name.clone())
+            .prop_map(|(from, name, to, new_name)| Move::Rename { from, name, to, new_name }),
+        (any.clone(), any.clone(), name).prop_map(|(thing, directory, name)| Move::HardLink {
+            thing,
+            directory,
+            name
+        }),
+        any.clone().prop_map(|thing| Move::Write { thing }),
+        any.prop_map(|thing| Move::OpenUp { thing }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
+
+    #[test]
+    fn nobody_changes_what_is_trusted(
+        entries in prop::collection::vec(entries(), 1..14),
+        path in names(),
+        attacks in prop::collection::vec((any::<bool>(), attacks()), 1..6),
+    ) {
+        let path = format!("/{path}");
+        assert_out_of_reach(Model::of(&entries), Path::new(&path), &attacks);
+    }
+}
+
+fn entry(directory: usize, name: usize, owner: u32, mode: u32, what: What) -> Entry {
+    Entry { directory, name, owner, mode, what }
+}
+
+fn link(target: &str) -> What {
+    What::Link(target.to_owned())
+}
+
+#[test]
+fn what_is_roots_alone_is_trusted_through_every_kind_of_link() {
+    // /a, /a/b, the file /a/c, /b -> a/b, /c -> /b/../c
+    let model = Model::of(&[
+        entry(0, 0, ROOT, 0o755, What::Directory),
+        entry(1, 1, ROOT, 0o755, What::Directory),
+        entry(1, 2, ROOT, 0o644, What::File),
+        entry(0, 1, ROOT, 0o777, link("a/b")),
+        entry(0, 2, ROOT, 0o777, link("/b/../c")),
+    ]);
+    let file = model.read(Path::new("/a/c"));
+    assert!(matches!(file, Outcome::Trusted(Some(_))), "{file:?}");
+    assert_eq!(model.read(Path::new("/c")), file);
+    assert_eq!(model.read(Path::new("/./a//b/../c")), file);
+    assert_eq!(model.read(Path::new("/../a/c")), file, "the root is its own parent");
+    assert_eq!(model.read(Path::new("/c/")), Outcome::Nowhere, "a file is no directory");
+    assert_eq!(model.list(Path::new("/b/")).unwrap().len(), 0);
+}
+
+#[test]
+fn a_link_in_a_strangers_directory_is_the_strangers() {
+    // /a is the stranger's, with /a/a -> /b/a, a file of root's.
+    let model = Model::of(&[
+        entry(0, 0, STRANGER, 0o755, What::Directory),
+        entry(0, 1, ROOT, 0o755, What::Directory),
+        entry(2, 0, ROOT, 0o644, What::File),
+        entry(1, 0, ROOT, 0o777, link("/b/a")),
+        entry(0, 2, ROOT, 0o777, link("a/a")),
+    ]);
+    assert!(matches!(model.read(Path::new("/b/a")), Outcome::Trusted(_)));
+    assert_eq!(model.read(Path::new("/a/a")), Outcome::Refused);
+    assert_eq!(model.read(Path::new("/c")), Outcome::Refused);
+    assert_eq!(model.list(Path::new("/a/b")), None, "nor what is not there yet");
+}
+
+#[test]
+fn only_a_directory_is_safe_among_temporary_files() {
+    // /a is sticky. In it: a directory, a file, a link, all of root's.
+    let model = Model::of(&[
+        entry(0, 0, ROOT, 0o1777, What::Directory),
+        entry(1, 0, ROOT, 0o755, What::Directory),
+        entry(1, 1, ROOT, 0o644, What::File),
+        entry(1, 2, ROOT, 0o777, link("a/a")),
+        entry(2, 0, ROOT, 0o644, What::File),
+    ]);
+    assert!(matches!(model.read(Path::new("/a/a/a")), Outcome::Trusted(_)));
+    assert_eq!(model.read(Path::new("/a/b")), Outcome::Refused);
+    assert_eq!(model.read(Path::new("/a/c")), Outcome::Refused);
+    assert_eq!(model.list(Path::new("/a")), None);
+    assert_eq!(model.list(Path::new("/a/d")), None, "whoever comes first makes it");
+    assert!(model.list(Path::new("/a/a")).is_some());
+}
+
+#[test]
+fn forty_links_are_followed_and_no_more() {
+    let chain = |links: usize| {
+        let mut model = vec![entry(0, 0, ROOT, 0o755, What::Directory)];
+        model.push(entry(0, 1, ROOT, 0o644, What::File));
+        // Every link to `.` is one more to follow.
+        model.push(entry(0, 2, ROOT, 0o777, link(".")));
+        let path = format!("/{}b", "c/".repeat(links));
+        Model::of(&model).read(Path::new(&path))
+    };
+    assert!(matches!(chain(40), Outcome::Trusted(_)));
+    assert_eq!(chain(41), Outcome::Nowhere);
+}
+
+#[test]
+fn a_path_as_long_as_no_system_takes_is_refused_before_it_is_walked() {
+    let model = Model::of(&[entry(0, 0, ROOT, 0o644, What::File)]);
+    let path = |length: usize| format!("{}a", "/".repeat(length - 1));
+    assert!(matches!(model.read(Path::new(&path(4095))), Outcome::Trusted(_)));
+    assert_eq!(model.read(Path::new(&path(4096))), Outcome::Nowhere);
+}

@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::policy::OriginError;
 use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
-use crate::probe::{Family, Progress, Question, Report, Target, TargetError, probe};
+use crate::probe::{Family, Milestone, Question, Report, Target, TargetError, probe};
 use report::{ReportJson, State, Table, Tally, Wording};
 
 /// Asks what `args` name and prints what came of it.
@@ -79,10 +79,10 @@ fn ask_in_words(target: &Target, question: &Question) -> Exit {
     let mut output = Output::to_stdout();
     output.print(wording.heading(target));
     output.flush();
-    let report = probe(target, question, |progress| {
-        output.print(match progress {
-            Progress::Resolved(resolution) => wording.resolution(target, resolution),
-            Progress::Asked(step) => wording.step(step),
+    let report = probe(target, question, |milestone| {
+        output.print(match milestone {
+            Milestone::Resolved(resolution) => wording.resolution(target, resolution),
+            Milestone::Asked(step) => wording.step(step),
         });
         output.flush();
     });

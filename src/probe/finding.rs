@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::document::{self, FindingKind};
-use crate::policy::{MetaPolicy, Policy};
+use crate::policy::{MASTER_PORT, MetaPolicy, Policy};
 use crate::printable::{Escaped, EscapedBytes};
 use crate::probe::Ask;
 use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
@@ -62,11 +62,10 @@ pub enum Finding {
         /// How many there are.
         errors: usize,
     },
-    /// A policy that no NUL ends.
-    NoNul {
-        /// Whether the server closed instead of sending one.
-        closed: bool,
-    },
+    /// The server closed instead of sending a NUL.
+    NoNul,
+    /// The answer stops, and neither a NUL nor a close follows.
+    NoNulNoClose,
     /// A rule of HTTP kind.
     NoToPorts {
         /// How many of them.
@@ -84,11 +83,10 @@ pub enum Finding {
         /// In how many pieces it came at least.
         pieces: usize,
     },
-    /// A `site-control` that changes nothing.
-    SiteControlIgnored {
-        /// Its value; `None` is one for HTTP and FTP.
-        stated: Option<MetaPolicy>,
-    },
+    /// A `site-control` on another port than 843.
+    SiteControlElsewhere,
+    /// A `site-control` of the master with a meta-policy for HTTP and FTP.
+    SiteControlIgnored,
     /// Bytes after the NUL.
     TrailingBytes(usize),
     /// The server did not close.
@@ -99,16 +97,16 @@ pub enum Finding {
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Severity {
+pub enum Gravity {
     /// Good to know.
     Note,
-    /// It works for the player that the probe imitates, and not for every other, or not always.
+    /// It works for Flash Player, and not for every other player, or not always.
     Warning,
     /// The answer, if there was one, does not count.
     Fault,
 }
 
-impl Severity {
+impl Gravity {
     /// The word that every kind of output uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -120,75 +118,240 @@ impl Severity {
     }
 }
 
+/// What a player makes of an answer with a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reception {
+    /// It judges the policy as if nothing were wrong.
+    Takes,
+    /// No policy came, for this player.
+    Refuses,
+    /// Now the one and now the other.
+    Either,
+    /// Nobody has said or tried.
+    Unknown,
+}
+
+impl Reception {
+    /// The word in the manual's table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Takes => "takes",
+            Self::Refuses => "refuses",
+            Self::Either => "either",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The players of the table, in its order: Flash Player as Adobe's documents say, the others as
+/// they were run.
+pub const PLAYERS: [&str; 3] = ["Flash Player", "Lightspark", "Unity"];
+
+/// All there is to say about a finding whatever its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The code that machine-readable output uses. It never changes.
+    pub code: &'static str,
+    /// How much it matters.
+    pub gravity: Gravity,
+    /// What each of [`PLAYERS`] makes of it.
+    pub receptions: [Reception; 3],
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
 impl Finding {
-    /// The code of every finding and how much it matters, as the manual lists them.
-    pub const EVERY_CODE: [(&'static str, Severity); 23] = [
-        ("unresolved", Severity::Fault),
-        ("refused", Severity::Fault),
-        ("filtered", Severity::Fault),
-        ("unreachable", Severity::Fault),
-        ("local-failure", Severity::Fault),
-        ("silent", Severity::Fault),
-        ("closed", Severity::Fault),
-        ("reset", Severity::Fault),
-        ("reset-after-answer", Severity::Warning),
-        ("too-large", Severity::Fault),
-        ("http-server", Severity::Fault),
-        ("tls-server", Severity::Fault),
-        ("not-xml", Severity::Fault),
-        ("no-end-tag", Severity::Fault),
-        ("invalid-policy", Severity::Fault),
-        ("no-nul", Severity::Fault),
-        ("no-to-ports", Severity::Warning),
-        ("http-element", Severity::Note),
-        ("several-segments", Severity::Warning),
-        ("site-control-ignored", Severity::Warning),
-        ("trailing-bytes", Severity::Warning),
-        ("left-open", Severity::Note),
-        ("meta-policy-all", Severity::Note),
+    /// One of each.
+    pub const EVERY: [Self; 25] = [
+        Self::Unresolved(String::new()),
+        Self::Refused,
+        Self::Filtered,
+        Self::Unreachable(String::new()),
+        Self::LocalFailure(String::new()),
+        Self::Silent,
+        Self::Closed,
+        Self::Reset { received: 0 },
+        Self::ResetAfterAnswer,
+        Self::TooLarge,
+        Self::Http,
+        Self::Tls,
+        Self::NotXml { message: String::new(), beginning: Vec::new() },
+        Self::NoEndTag,
+        Self::InvalidPolicy { message: String::new(), errors: 1 },
+        Self::NoNul,
+        Self::NoNulNoClose,
+        Self::NoToPorts { rules: 1 },
+        Self::HttpElement { elements: 1 },
+        Self::SeveralSegments { bytes: 1, pieces: 2 },
+        Self::SiteControlElsewhere,
+        Self::SiteControlIgnored,
+        Self::TrailingBytes(1),
+        Self::LeftOpen,
+        Self::MetaPolicyAll,
     ];
 
-    /// The code that machine-readable output uses. It never changes.
+    /// The row of the table.
     #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Unresolved(_) => "unresolved",
-            Self::Refused => "refused",
-            Self::Filtered => "filtered",
-            Self::Unreachable(_) => "unreachable",
-            Self::LocalFailure(_) => "local-failure",
-            Self::Silent => "silent",
-            Self::Closed => "closed",
-            Self::Reset { .. } => "reset",
-            Self::ResetAfterAnswer => "reset-after-answer",
-            Self::TooLarge => "too-large",
-            Self::Http => "http-server",
-            Self::Tls => "tls-server",
-            Self::NotXml { .. } => "not-xml",
-            Self::NoEndTag => "no-end-tag",
-            Self::InvalidPolicy { .. } => "invalid-policy",
-            Self::NoNul { .. } => "no-nul",
-            Self::NoToPorts { .. } => "no-to-ports",
-            Self::HttpElement { .. } => "http-element",
-            Self::SeveralSegments { .. } => "several-segments",
-            Self::SiteControlIgnored { .. } => "site-control-ignored",
-            Self::TrailingBytes(_) => "trailing-bytes",
-            Self::LeftOpen => "left-open",
-            Self::MetaPolicyAll => "meta-policy-all",
-        }
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    pub fn kind(&self) -> Kind {
+        use Gravity::{Fault, Note, Warning};
+        use Reception::{Either, Refuses, Takes, Unknown};
+        let nobody = [Refuses; 3];
+        let (code, gravity, receptions, remedy) = match self {
+            Self::Unresolved(_) => (
+                "unresolved",
+                Fault,
+                nobody,
+                "check the spelling of the name and the resolver of this host",
+            ),
+            Self::Refused => (
+                "refused",
+                Fault,
+                nobody,
+                "start the policy server (masterpolicyd serve), see which addresses it listens \
+                 on, and let the firewall accept the port",
+            ),
+            Self::Filtered => (
+                "filtered",
+                Fault,
+                nobody,
+                "open the port in the firewall, or have it reject instead of drop: until then \
+                 every player waits out its limit here",
+            ),
+            Self::Unreachable(_) => (
+                "unreachable",
+                Fault,
+                [Unknown; 3],
+                "see whether this host has a route to that address; a firewall that rejects by \
+                 ICMP looks the same",
+            ),
+            Self::LocalFailure(_) => (
+                "local-failure",
+                Fault,
+                [Unknown; 3],
+                "mend this host first, or probe from another one",
+            ),
+            Self::Silent => (
+                "silent",
+                Fault,
+                nobody,
+                "see which program holds the port: one that waits for more than the request's 23 \
+                 bytes, for a line end say, is no policy server",
+            ),
+            Self::Closed => (
+                "closed",
+                Fault,
+                nobody,
+                "see the log of the server: it does not know the request, has no policy to send, \
+                 or a limit or an access list turned this host away",
+            ),
+            Self::Reset { .. } => ("reset", Fault, nobody, READ_FIRST),
+            Self::ResetAfterAnswer => ("reset-after-answer", Warning, [Either; 3], READ_FIRST),
+            Self::TooLarge => (
+                "too-large",
+                Fault,
+                [Unknown, Unknown, Refuses],
+                "serve the policy alone, and end it with a NUL",
+            ),
+            Self::Http => (
+                "http-server",
+                Fault,
+                nobody,
+                "give the port to a policy server; a crossdomain.xml over HTTP authorises no socket",
+            ),
+            Self::Tls => (
+                "tls-server",
+                Fault,
+                nobody,
+                "serve the policy in the clear; only SecureSocket asks over TLS",
+            ),
+            Self::NotXml { .. } => (
+                "not-xml",
+                Fault,
+                nobody,
+                "have the server send the XML of a policy and nothing before it",
+            ),
+            Self::NoEndTag => (
+                "no-end-tag",
+                Fault,
+                [Refuses, Refuses, Unknown],
+                "send the document to its </cross-domain-policy>; a buffer in the server may be \
+                 too small for it",
+            ),
+            Self::InvalidPolicy { .. } => (
+                "invalid-policy",
+                Fault,
+                [Unknown, Refuses, Unknown],
+                "correct the policy; masterpolicyd check reads it too",
+            ),
+            Self::NoNul => ("no-nul", Warning, [Unknown, Takes, Takes], END_WITH_NUL),
+            Self::NoNulNoClose => ("no-nul-no-close", Fault, [Unknown; 3], END_WITH_NUL),
+            Self::NoToPorts { .. } => (
+                "no-to-ports",
+                Warning,
+                [Takes, Refuses, Unknown],
+                "add to-ports to every allow-access-from; this looks like a policy for HTTP",
+            ),
+            Self::HttpElement { .. } => {
+                ("http-element", Note, [Takes, Unknown, Unknown], "leave out what is about HTTP")
+            }
+            Self::SeveralSegments { .. } => (
+                "several-segments",
+                Warning,
+                [Takes, Either, Either],
+                "send the whole answer with its NUL in one send, and keep it below 1429 bytes: \
+                 fewer rules, wildcards for names that share a domain",
+            ),
+            Self::SiteControlElsewhere => (
+                "site-control-elsewhere",
+                Warning,
+                [Takes, Refuses, Takes],
+                "leave site-control out of what is served from this port; masterpolicyd does",
+            ),
+            Self::SiteControlIgnored => (
+                "site-control-ignored",
+                Warning,
+                [Takes, Unknown, Takes],
+                "state all, master-only or none; masterpolicyd states master-only by default",
+            ),
+            Self::TrailingBytes(_) => {
+                ("trailing-bytes", Warning, [Takes, Unknown, Unknown], "send nothing after the NUL")
+            }
+            Self::LeftOpen => ("left-open", Note, [Takes; 3], "close the connection after the NUL"),
+            Self::MetaPolicyAll => (
+                "meta-policy-all",
+                Note,
+                [Takes, Either, Takes],
+                "state master-only, unless other ports serve policies too",
+            ),
+        };
+        Kind { code, gravity, receptions, remedy }
     }
 
     /// How much it matters.
     #[must_use]
-    pub fn severity(&self) -> Severity {
+    pub fn gravity(&self) -> Gravity {
+        self.kind().gravity
+    }
+
+    /// What to do about it, where `ask` is what was asked of that port. A service that knows
+    /// nothing of policies is not to blame for it.
+    #[must_use]
+    pub fn remedy(&self, ask: Ask) -> &'static str {
         match self {
-            Self::HttpElement { .. } | Self::LeftOpen | Self::MetaPolicyAll => Severity::Note,
-            Self::ResetAfterAnswer
-            | Self::NoToPorts { .. }
-            | Self::SeveralSegments { .. }
-            | Self::SiteControlIgnored { .. }
-            | Self::TrailingBytes(_) => Severity::Warning,
-            _ => Severity::Fault,
+            Self::Refused if ask == Ask::Destination => {
+                "grant the port in the policy on port 843; and see whether the service itself runs"
+            }
+            Self::Silent if ask == Ask::Destination => {
+                "a service without a policy of its own stays silent like this; grant the port in \
+                 the policy on port 843"
+            }
+            Self::Closed if ask == Ask::Destination => {
+                "a service that does not know the request closes like this; grant the port in the \
+                 policy on port 843"
+            }
+            _ => self.kind().remedy,
         }
     }
 
@@ -198,79 +361,17 @@ impl Finding {
         matches!(self, Self::Unresolved(_) | Self::Unreachable(_) | Self::LocalFailure(_))
     }
 
-    /// What to do about it, where `ask` is what was asked of that port.
+    /// Whether nobody took the connection, so that a player goes on to another address.
     #[must_use]
-    pub fn remedy(&self, ask: Ask) -> &'static str {
-        match self {
-            Self::Unresolved(_) => "check the spelling of the name and the resolver of this host",
-            Self::Refused if ask == Ask::Destination => {
-                "grant the port in the policy on port 843; and see whether the service itself runs"
-            }
-            Self::Refused => {
-                "start the policy server (masterpolicyd serve), see which addresses it listens \
-                 on, and let the firewall accept the port"
-            }
-            Self::Filtered => {
-                "open the port in the firewall, or have it reject instead of drop: until then \
-                 every player waits out its limit here"
-            }
-            Self::Unreachable(_) => {
-                "see whether this host has a route to that address; a firewall that rejects by \
-                 ICMP looks the same"
-            }
-            Self::LocalFailure(_) => "mend this host first, or probe from another one",
-            Self::Silent if ask == Ask::Destination => {
-                "a service without a policy of its own stays silent like this; grant the port in \
-                 the policy on port 843"
-            }
-            Self::Silent => {
-                "see which program holds the port: one that waits for more than the request's 23 \
-                 bytes, for a line end say, is no policy server"
-            }
-            Self::Closed if ask == Ask::Destination => {
-                "a service that does not know the request closes like this; grant the port in the \
-                 policy on port 843"
-            }
-            Self::Closed => {
-                "see the log of the server: it does not know the request, has no policy to send, \
-                 or a limit or an access list turned this host away"
-            }
-            Self::Reset { .. } | Self::ResetAfterAnswer => {
-                "have the server read all 23 bytes of the request before it answers and closes; \
-                 one that answers first resets the connection"
-            }
-            Self::TooLarge => "serve the policy alone, and end it with a NUL",
-            Self::Http => {
-                "give the port to a policy server; a crossdomain.xml over HTTP authorises no socket"
-            }
-            Self::Tls => "serve the policy in the clear; only SecureSocket asks over TLS",
-            Self::NotXml { .. } => "have the server send the XML of a policy and nothing before it",
-            Self::NoEndTag => {
-                "send the document to its </cross-domain-policy>; a buffer in the server may be \
-                 too small for it"
-            }
-            Self::InvalidPolicy { .. } => "correct the policy; masterpolicyd check reads it too",
-            Self::NoNul { .. } => "end the document with one NUL byte, then close",
-            Self::NoToPorts { .. } => {
-                "add to-ports to every allow-access-from; this looks like a policy for HTTP"
-            }
-            Self::HttpElement { .. } => "leave out what is about HTTP",
-            Self::SeveralSegments { .. } => {
-                "send the whole answer with its NUL in one send, and keep it below 1429 bytes: \
-                 fewer rules, wildcards for names that share a domain"
-            }
-            Self::SiteControlIgnored { stated: Some(_) } => {
-                "state the meta-policy in the policy on port 843"
-            }
-            Self::SiteControlIgnored { stated: None } => {
-                "state all, master-only or none; masterpolicyd states master-only by default"
-            }
-            Self::TrailingBytes(_) => "send nothing after the NUL",
-            Self::LeftOpen => "close the connection after the NUL",
-            Self::MetaPolicyAll => "state master-only, unless other ports serve policies too",
-        }
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Refused | Self::Filtered | Self::Unreachable(_))
     }
 }
+
+const READ_FIRST: &str = "have the server read all 23 bytes of the request before it answers and \
+                          closes; one that answers first resets the connection";
+
+const END_WITH_NUL: &str = "end the document with one NUL byte, then close";
 
 impl fmt::Display for Finding {
     /// In words, in one line, with nothing of the network's left unescaped.
@@ -279,9 +380,9 @@ impl fmt::Display for Finding {
             Self::Unresolved(reason) => {
                 write!(f, "the name does not resolve: {}", Escaped(reason))
             }
-            Self::Refused => f.write_str("refused: nothing listens on this port"),
-            Self::Filtered => f.write_str("filtered: no answer at all, not even a refusal"),
-            Self::Unreachable(reason) => write!(f, "unreachable: {reason}"),
+            Self::Refused => f.write_str("nothing listens on this port"),
+            Self::Filtered => f.write_str("no answer at all, not even a refusal"),
+            Self::Unreachable(reason) => write!(f, "it cannot be reached: {reason}"),
             Self::LocalFailure(reason) => write!(f, "could not be asked from this host: {reason}"),
             Self::Silent => f.write_str("accepts the connection and stays silent"),
             Self::Closed => f.write_str("closed the connection without a byte"),
@@ -321,10 +422,11 @@ impl fmt::Display for Finding {
                     _ => write!(f, " (and {} more)", errors - 1),
                 }
             }
-            Self::NoNul { closed: true } => {
-                f.write_str("the server closed without the NUL that ends an answer")
-            }
-            Self::NoNul { closed: false } => f.write_str(
+            Self::NoNul => f.write_str(
+                "the server closed without the NUL that ends an answer, which some players wait \
+                 for",
+            ),
+            Self::NoNulNoClose => f.write_str(
                 "the answer stops without the NUL that ends it, and the connection stays open",
             ),
             Self::NoToPorts { rules } => write!(
@@ -347,12 +449,11 @@ impl fmt::Display for Finding {
                 "the answer of {bytes} bytes came in {pieces} pieces, and some players read only \
                  the first"
             ),
-            Self::SiteControlIgnored { stated: Some(meta_policy) } => write!(
-                f,
-                "site-control says {meta_policy}, which players ignore here: it counts on port \
-                 843 alone"
+            Self::SiteControlElsewhere => f.write_str(
+                "the policy has a site-control, which counts on port 843 alone, and some players \
+                 take the whole policy for void because of it",
             ),
-            Self::SiteControlIgnored { stated: None } => f.write_str(
+            Self::SiteControlIgnored => f.write_str(
                 "site-control names a meta-policy for HTTP and FTP, which means nothing on a \
                  socket: players take it as all",
             ),
@@ -386,24 +487,24 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
 }
 
-/// Reads `seen` as a player would that asked for `ask`. The policy's meta-policy is what counts
-/// there: `all` unless the master states another.
+/// Reads `seen` as a player would that asked `port` for `ask`. The policy's meta-policy is what
+/// counts there: `all` unless the master states another.
 #[must_use]
-pub fn diagnose(seen: &Transcript, ask: Ask) -> Diagnosis {
+pub fn diagnose(seen: &Transcript, ask: Ask, port: u16) -> Diagnosis {
     let mut findings: Vec<_> = fault_of_the_end(seen).into_iter().collect();
     let mut policy = None;
     if !seen.received.is_empty() && seen.end != End::TooLarge {
         let (answer, rest) = at_nul(&seen.received);
         // What a reset leaves of a policy says nothing about the policy.
         if seen.end != End::Reset || !answer.starts_with(b"<") || is_http(answer) {
-            policy = read_answer(answer, ask, &mut findings);
+            policy = read_answer(answer, ask, port, &mut findings);
         }
         if policy.is_some() {
-            look_at_the_wire(seen, answer.len() + 1, rest, &mut findings);
+            look_at_the_wire(seen, seen.received.len() - rest.len(), rest, &mut findings);
         }
     }
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity()));
-    if findings.first().is_some_and(|finding| finding.severity() == Severity::Fault) {
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.gravity()));
+    if findings.first().is_some_and(|finding| finding.gravity() == Gravity::Fault) {
         policy = None;
     }
     Diagnosis { policy, findings }
@@ -441,14 +542,14 @@ fn fault_of_the_end(seen: &Transcript) -> Option<Finding> {
         End::TooLarge => Finding::TooLarge,
         End::Closed if received == 0 => Finding::Closed,
         End::TimedOut if received == 0 => Finding::Silent,
-        End::Closed => Finding::NoNul { closed: true },
-        End::TimedOut => Finding::NoNul { closed: false },
+        End::Closed => Finding::NoNul,
+        End::TimedOut => Finding::NoNulNoClose,
     })
 }
 
 /// Reads the answer and adds what is to say about its text. Who answers in another protocol is
 /// named instead of all that follows from it.
-fn read_answer(answer: &[u8], ask: Ask, findings: &mut Vec<Finding>) -> Option<Policy> {
+fn read_answer(answer: &[u8], ask: Ask, port: u16, findings: &mut Vec<Finding>) -> Option<Policy> {
     if let Some(other) = recognise(answer) {
         *findings = vec![other];
         return None;
@@ -476,14 +577,16 @@ fn read_answer(answer: &[u8], ask: Ask, findings: &mut Vec<Finding>) -> Option<P
         findings.push(Finding::HttpElement { elements: count(FindingKind::HttpOnly) });
     }
     let states_one = count(FindingKind::SiteControl) > 0;
+    if states_one && port != MASTER_PORT {
+        findings.push(Finding::SiteControlElsewhere);
+    }
     let meta_policy = match (ask, parsed.meta_policy) {
         (Ask::Master, Some(meta_policy)) => meta_policy,
-        (_, stated) => {
-            if states_one {
-                findings.push(Finding::SiteControlIgnored { stated });
-            }
+        (Ask::Master, None) if states_one => {
+            findings.push(Finding::SiteControlIgnored);
             MetaPolicy::All
         }
+        _ => MetaPolicy::All,
     };
     let rules = parsed.rules.into_iter().map(|placed| placed.rule).collect();
     Some(Policy { meta_policy, rules })
@@ -526,6 +629,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     const RULES: &str = "<allow-access-from domain=\"*\" to-ports=\"5000\"/>";
@@ -544,44 +648,14 @@ mod tests {
     }
 
     fn codes(seen: &Transcript, ask: Ask) -> Vec<&'static str> {
-        diagnose(seen, ask).findings.iter().map(Finding::code).collect()
-    }
-
-    /// One of each, in the order of [`Finding::EVERY_CODE`].
-    fn every() -> Vec<Finding> {
-        let text = String::new;
-        vec![
-            Finding::Unresolved(text()),
-            Finding::Refused,
-            Finding::Filtered,
-            Finding::Unreachable(text()),
-            Finding::LocalFailure(text()),
-            Finding::Silent,
-            Finding::Closed,
-            Finding::Reset { received: 0 },
-            Finding::ResetAfterAnswer,
-            Finding::TooLarge,
-            Finding::Http,
-            Finding::Tls,
-            Finding::NotXml { message: text(), beginning: Vec::new() },
-            Finding::NoEndTag,
-            Finding::InvalidPolicy { message: text(), errors: 1 },
-            Finding::NoNul { closed: true },
-            Finding::NoToPorts { rules: 1 },
-            Finding::HttpElement { elements: 1 },
-            Finding::SeveralSegments { bytes: 1, pieces: 2 },
-            Finding::SiteControlIgnored { stated: None },
-            Finding::TrailingBytes(1),
-            Finding::LeftOpen,
-            Finding::MetaPolicyAll,
-        ]
+        diagnose(seen, ask, MASTER_PORT).findings.iter().map(|it| it.kind().code).collect()
     }
 
     #[test]
     fn every_finding_has_a_code_of_its_own_words_and_a_remedy() {
-        let codes: Vec<_> = every().iter().map(|it| (it.code(), it.severity())).collect();
-        assert_eq!(codes, Finding::EVERY_CODE);
-        for finding in every() {
+        let codes: BTreeSet<_> = Finding::EVERY.iter().map(|it| it.kind().code).collect();
+        assert_eq!(codes.len(), Finding::EVERY.len());
+        for finding in Finding::EVERY {
             assert!(!finding.to_string().is_empty());
             for ask in Ask::EVERY {
                 assert!(!finding.remedy(ask).is_empty());
@@ -590,10 +664,22 @@ mod tests {
     }
 
     #[test]
+    fn the_probe_is_no_stricter_than_every_player() {
+        for finding in Finding::EVERY {
+            let Kind { code, gravity, receptions, .. } = finding.kind();
+            let is_taken = receptions.contains(&Reception::Takes);
+            assert!(
+                gravity != Gravity::Fault || !is_taken,
+                "{code} is a fault, and a player takes it"
+            );
+        }
+    }
+
+    #[test]
     fn a_sound_answer_is_a_policy_and_nothing_else() {
         let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
         let Diagnosis { policy, findings } =
-            diagnose(&answered(&policy(&format!("{inside}{RULES}"))), Ask::Master);
+            diagnose(&answered(&policy(&format!("{inside}{RULES}"))), Ask::Master, MASTER_PORT);
         let policy = policy.unwrap();
         assert_eq!((policy.meta_policy, policy.rules.len()), (MetaPolicy::None, 1));
         assert_eq!(findings, []);
@@ -604,21 +690,24 @@ mod tests {
         let inside = "<site-control permitted-cross-domain-policies=\"none\"/>";
         let answer = answered(&policy(&format!("{inside}{RULES}")));
         for ask in [Ask::LoadPolicy, Ask::Destination] {
-            let diagnosis = diagnose(&answer, ask);
+            let diagnosis = diagnose(&answer, ask, 7843);
             assert_eq!(diagnosis.policy.unwrap().meta_policy, MetaPolicy::All);
-            let stated = Some(MetaPolicy::None);
-            assert_eq!(diagnosis.findings, [Finding::SiteControlIgnored { stated }]);
+            assert_eq!(diagnosis.findings, [Finding::SiteControlElsewhere]);
         }
     }
 
     #[test]
-    fn a_whole_policy_without_its_nul_does_not_count() {
+    fn a_whole_policy_without_its_nul_counts_where_the_server_closes() {
         let text = policy(RULES);
-        for end in [End::Closed, End::TimedOut, End::Reset] {
-            let diagnosis =
-                diagnose(&seen(text.trim_end_matches('\0').as_bytes(), end), Ask::Master);
-            assert_eq!(diagnosis.policy, None);
-            assert_eq!(diagnosis.findings.len(), 1);
+        let received = text.trim_end_matches('\0').as_bytes();
+        for (end, finding, counts) in [
+            (End::Closed, Finding::NoNul, true),
+            (End::TimedOut, Finding::NoNulNoClose, false),
+            (End::Reset, Finding::Reset { received: received.len() }, false),
+        ] {
+            let diagnosis = diagnose(&seen(received, end), Ask::Master, MASTER_PORT);
+            assert_eq!(diagnosis.findings, [finding]);
+            assert_eq!(diagnosis.policy.is_some(), counts);
         }
     }
 
@@ -658,9 +747,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_breaks_off_and_has_no_nul_has_two_faults() {
+    fn an_answer_that_breaks_off_and_has_no_nul_has_both() {
         let cut = seen(b"<cross-domain-policy><allow-acc", End::Closed);
-        assert_eq!(codes(&cut, Ask::Master), ["no-nul", "no-end-tag"]);
+        assert_eq!(codes(&cut, Ask::Master), ["no-end-tag", "no-nul"]);
     }
 
     #[test]
@@ -671,7 +760,7 @@ mod tests {
         ));
         let mut seen = seen(format!("{text}junk").as_bytes(), End::Answered(Aftermath::Open));
         seen.reads = 3;
-        let diagnosis = diagnose(&seen, Ask::Master);
+        let diagnosis = diagnose(&seen, Ask::Master, MASTER_PORT);
         assert_eq!(
             diagnosis.findings,
             [

@@ -20,7 +20,7 @@ use crate::policy::{
 };
 use crate::printable::{Escaped, is_printable};
 use bounded::{Unfinished, within};
-use finding::{Diagnosis, Finding, Severity};
+use finding::{Diagnosis, Finding, Gravity, PLAYERS, Reception};
 use player::Transcript;
 use resolver::Resolution;
 
@@ -238,7 +238,7 @@ pub enum Doubt {
 
 /// What a player would do in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum Conclusion {
     /// It connects.
     Allowed,
     /// It reports `Error #2048`.
@@ -247,7 +247,7 @@ pub enum Outcome {
     Unknown(Doubt),
 }
 
-impl Outcome {
+impl Conclusion {
     /// The word that every kind of output uses.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -272,7 +272,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for Conclusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allowed => f.write_str("a policy grants it"),
@@ -295,7 +295,16 @@ pub struct Walk {
     /// The steps, in the order a player takes them.
     pub steps: Vec<Step>,
     /// What they amount to.
-    pub outcome: Outcome,
+    pub outcome: Conclusion,
+}
+
+impl Walk {
+    /// Whether nobody took the connection for the master, and no other port allowed it either.
+    fn is_unanswered(&self) -> bool {
+        let master = self.steps.first();
+        self.outcome != Conclusion::Allowed
+            && master.is_some_and(|step| step.findings.iter().any(Finding::is_unanswered))
+    }
 }
 
 /// All that was asked of one target.
@@ -307,8 +316,9 @@ pub struct Report {
     pub resolution: Resolution,
     /// One walk for each address, in the resolver's order.
     pub walks: Vec<Walk>,
-    /// What they amount to: a player may meet any of them, so one refusal is a refusal.
-    pub outcome: Outcome,
+    /// What they amount to: a player may meet any of them, so one refusal is a refusal. But where an
+    /// address does not take the connection for the master, a player goes on to one that does.
+    pub outcome: Conclusion,
     /// How long it took in all.
     pub took: Duration,
 }
@@ -319,25 +329,47 @@ impl Report {
         self.walks.iter().flat_map(|walk| &walk.steps)
     }
 
+    /// Which of [`PLAYERS`] take none of the policies that allow the connection, and why.
+    #[must_use]
+    pub fn refusing_players(&self) -> Vec<(&'static str, &'static str)> {
+        let allowing =
+            self.steps().filter(|step| matches!(step.decision, Some((_, Verdict::Allowed { .. }))));
+        let kinds: Vec<_> = allowing.flat_map(|step| &step.findings).map(Finding::kind).collect();
+        let players = PLAYERS.iter().enumerate();
+        players
+            .filter_map(|(index, player)| {
+                let refuses = |kind: &&finding::Kind| kind.receptions[index] == Reception::Refuses;
+                Some((*player, kinds.iter().find(refuses)?.code))
+            })
+            .collect()
+    }
+
+    /// The addresses that do not take the connection for the master, where others do.
+    pub fn unanswered(&self) -> impl Iterator<Item = IpAddr> {
+        let some_answer = self.walks.iter().any(|walk| !walk.is_unanswered());
+        let unanswered = self.walks.iter().filter(move |walk| some_answer && walk.is_unanswered());
+        unanswered.map(|walk| walk.address)
+    }
+
     /// Whether anything was found that matters, whatever the outcome.
     #[must_use]
     pub fn has_warnings(&self) -> bool {
         self.steps()
             .flat_map(|step| &step.findings)
-            .any(|finding| finding.severity() >= Severity::Warning)
+            .any(|finding| finding.gravity() >= Gravity::Warning)
     }
 }
 
 /// What is known before the [`Report`] is.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub enum Milestone<'a> {
     /// The name was looked up.
     Resolved(&'a Resolution),
     /// A port was asked.
     Asked(&'a Step),
 }
 
-/// Asks every address of `target`, one after the other, and tells `on_progress` of each step as it
+/// Asks every address of `target`, one after the other, and tells `on_milestone` of each step as it
 /// happens.
 ///
 /// The name is waited for no longer than [`Question::limit`], and each port of each address no
@@ -347,13 +379,13 @@ pub enum Progress<'a> {
 pub fn probe(
     target: &Target,
     question: &Question,
-    mut on_progress: impl FnMut(Progress<'_>),
+    mut on_milestone: impl FnMut(Milestone<'_>),
 ) -> Report {
     let started = Instant::now();
     let resolution = resolver::resolve(target, question.family, question.limit);
-    on_progress(Progress::Resolved(&resolution));
+    on_milestone(Milestone::Resolved(&resolution));
     let mut walk = |&server| {
-        let on_step = |step: &Step| on_progress(Progress::Asked(step));
+        let on_step = |step: &Step| on_milestone(Milestone::Asked(step));
         walk(server, question, player::ask, player::greet, on_step)
     };
     let walks: Vec<_> = resolution.servers.iter().flatten().map(&mut walk).collect();
@@ -452,7 +484,7 @@ fn read(
     destination: u16,
     origin: Option<&Origin>,
 ) -> Step {
-    let Diagnosis { policy, mut findings } = finding::diagnose(seen, ask);
+    let Diagnosis { policy, mut findings } = finding::diagnose(seen, ask, server.port());
     let decision = policy.map(|policy| {
         let verdict = match origin {
             Some(origin) => policy.decide(origin, destination, server.port()),
@@ -461,7 +493,9 @@ fn read(
         (policy, verdict)
     });
     if let Some((policy, Verdict::Allowed { .. })) = &decision {
-        let asks_elsewhere = ask == Ask::Master && server.port() != destination;
+        // On another port it is what a policy is taken for that states nothing.
+        let asks_elsewhere =
+            ask == Ask::Master && server.port() == MASTER_PORT && server.port() != destination;
         if asks_elsewhere && policy.meta_policy == MetaPolicy::All {
             findings.push(Finding::MetaPolicyAll);
         }
@@ -502,32 +536,34 @@ fn origin_in_mind(rule: &Rule) -> Origin {
 
 /// What a player makes of its steps. Of several refusals the first policy's counts: that is the
 /// one to mend.
-fn conclude(steps: &[Step]) -> Outcome {
+fn conclude(steps: &[Step]) -> Conclusion {
     let mut refusal = None;
     for (_, verdict) in steps.iter().filter_map(|step| step.decision.as_ref()) {
         match verdict {
-            Verdict::Allowed { .. } => return Outcome::Allowed,
+            Verdict::Allowed { .. } => return Conclusion::Allowed,
             Verdict::Refused { reason, .. } => refusal = refusal.or(Some(*reason)),
         }
     }
     let all = || steps.iter().flat_map(|step| &step.findings);
     if all().any(|finding| matches!(finding, Finding::LocalFailure(_))) {
-        return Outcome::Unknown(Doubt::LocalFailure);
+        return Conclusion::Unknown(Doubt::LocalFailure);
     }
     match refusal {
-        Some(reason) => Outcome::Refused(Refusal::Policy(reason)),
-        None if all().all(Finding::is_inconclusive) => Outcome::Unknown(Doubt::Unreachable),
-        None => Outcome::Refused(Refusal::NoPolicy),
+        Some(reason) => Conclusion::Refused(Refusal::Policy(reason)),
+        None if all().all(Finding::is_inconclusive) => Conclusion::Unknown(Doubt::Unreachable),
+        None => Conclusion::Refused(Refusal::NoPolicy),
     }
 }
 
-fn sum_up(walks: &[Walk]) -> Outcome {
-    let outcomes = || walks.iter().map(|walk| walk.outcome);
+fn sum_up(walks: &[Walk]) -> Conclusion {
+    let some_answer = walks.iter().any(|walk| !walk.is_unanswered());
+    let met = |walk: &&Walk| !some_answer || !walk.is_unanswered();
+    let outcomes = || walks.iter().filter(met).map(|walk| walk.outcome);
     outcomes()
-        .find(|outcome| matches!(outcome, Outcome::Refused(_)))
-        .or_else(|| outcomes().find(|&outcome| outcome == Outcome::Allowed))
+        .find(|outcome| matches!(outcome, Conclusion::Refused(_)))
+        .or_else(|| outcomes().find(|&outcome| outcome == Conclusion::Allowed))
         .or_else(|| outcomes().next())
-        .unwrap_or(Outcome::Unknown(Doubt::Unresolved))
+        .unwrap_or(Conclusion::Unknown(Doubt::Unresolved))
 }
 
 #[cfg(test)]
@@ -563,14 +599,14 @@ mod tests {
         )
     }
 
-    const NO_RULE: Outcome = Outcome::Refused(Refusal::Policy(Reason::NoRule));
+    const NO_RULE: Conclusion = Conclusion::Refused(Refusal::Policy(Reason::NoRule));
 
     #[test]
     fn a_player_asks_the_master_then_what_the_content_names_then_the_destination() {
         let question = Question { load_policy: Some(8000), ..Question::default() };
         let (asked, walk) = walk_among(&[], 5000, &question);
         assert_eq!(asked, [843, 8000, 5000]);
-        assert_eq!(walk.outcome, Outcome::Refused(Refusal::NoPolicy));
+        assert_eq!(walk.outcome, Conclusion::Refused(Refusal::NoPolicy));
         let asks: Vec<_> = walk.steps.iter().map(|step| step.ask).collect();
         assert_eq!(asks, Ask::EVERY);
     }
@@ -581,9 +617,9 @@ mod tests {
         let (all, low) = (policy("all", "5000"), policy("all", "6000"));
         assert_eq!(walk_among(&[(843, &all)], 5000, &question).0, [843]);
         let (asked, walk) = walk_among(&[(843, &low), (8000, &all)], 5000, &question);
-        assert_eq!((asked, walk.outcome), (vec![843, 8000], Outcome::Allowed));
+        assert_eq!((asked, walk.outcome), (vec![843, 8000], Conclusion::Allowed));
         let (asked, walk) = walk_among(&[(8000, &low), (5000, &all)], 5000, &question);
-        assert_eq!((asked, walk.outcome), (vec![843, 8000, 5000], Outcome::Allowed));
+        assert_eq!((asked, walk.outcome), (vec![843, 8000, 5000], Conclusion::Allowed));
     }
 
     #[test]
@@ -592,7 +628,7 @@ mod tests {
         let all = policy("all", "5000");
         for (meta_policy, outcome) in [
             ("master-only", NO_RULE),
-            ("none", Outcome::Refused(Refusal::Policy(Reason::MetaPolicyNone))),
+            ("none", Conclusion::Refused(Refusal::Policy(Reason::MetaPolicyNone))),
         ] {
             let master = policy(meta_policy, "6000");
             let answers = [(843, &*master), (8000, &*all), (5000, &*all)];
@@ -607,7 +643,7 @@ mod tests {
         let all = policy("none", "5000");
         let answers = [(843, &*broken), (5000, &*all)];
         let (asked, walk) = walk_among(&answers, 5000, &Question::default());
-        assert_eq!((asked, walk.outcome), (vec![843, 5000], Outcome::Allowed));
+        assert_eq!((asked, walk.outcome), (vec![843, 5000], Conclusion::Allowed));
     }
 
     #[test]
@@ -635,10 +671,10 @@ mod tests {
         let question = Question { load_policy: Some(8000), ..Question::default() };
         let everything = policy("all", "*");
         let (_, walk) = walk_among(&[(8000, &everything)], 80, &question);
-        assert_eq!(walk.outcome, Outcome::Refused(Refusal::Policy(Reason::LowPort)));
+        assert_eq!(walk.outcome, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
         let question = Question { origin: Some("a.game.test".parse().unwrap()), ..question };
         let (_, walk) = walk_among(&[(8000, &everything)], 80, &question);
-        assert_eq!(walk.outcome, Outcome::Refused(Refusal::Policy(Reason::LowPort)));
+        assert_eq!(walk.outcome, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
     }
 
     #[test]
@@ -705,14 +741,27 @@ mod tests {
     fn one_address_that_refuses_is_a_refusal_and_one_out_of_reach_is_none() {
         let walk =
             |outcome| Walk { address: IpAddr::from([192, 0, 2, 1]), steps: Vec::new(), outcome };
-        let unreachable = Outcome::Unknown(Doubt::Unreachable);
-        let sum = |outcomes: &[Outcome]| {
+        let unreachable = Conclusion::Unknown(Doubt::Unreachable);
+        let sum = |outcomes: &[Conclusion]| {
             sum_up(&outcomes.iter().map(|&outcome| walk(outcome)).collect::<Vec<_>>())
         };
-        assert_eq!(sum(&[Outcome::Allowed, unreachable, NO_RULE]), NO_RULE);
-        assert_eq!(sum(&[unreachable, Outcome::Allowed]), Outcome::Allowed);
+        assert_eq!(sum(&[Conclusion::Allowed, unreachable, NO_RULE]), NO_RULE);
+        assert_eq!(sum(&[unreachable, Conclusion::Allowed]), Conclusion::Allowed);
         assert_eq!(sum(&[unreachable]), unreachable);
-        assert_eq!(sum(&[]), Outcome::Unknown(Doubt::Unresolved));
+        assert_eq!(sum(&[]), Conclusion::Unknown(Doubt::Unresolved));
+    }
+
+    #[test]
+    fn an_address_that_is_not_answered_is_passed_over_for_one_that_is() {
+        let walk = |answers: &[(u16, &str)]| walk_among(answers, 5000, &Question::default()).1;
+        let (grants, denies) = (policy("master-only", "5000"), policy("master-only", "6000"));
+        let dead = || walk(&[]);
+        assert_eq!(sum_up(&[dead(), walk(&[(843, &grants)])]), Conclusion::Allowed);
+        assert_eq!(sum_up(&[walk(&[(843, &denies)]), dead()]), NO_RULE);
+        assert_eq!(sum_up(&[walk(&[(843, &denies)]), walk(&[(843, &grants)])]), NO_RULE);
+        assert_eq!(sum_up(&[dead(), dead()]), Conclusion::Refused(Refusal::NoPolicy));
+        // Its own policy in the destination's place is a policy that a player meets.
+        assert_eq!(sum_up(&[walk(&[(5000, &denies)]), dead()]), NO_RULE);
     }
 
     #[test]

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use masterpolicyd::document::Document;
 use masterpolicyd::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
-use masterpolicyd::probe::finding::{Finding, Severity};
+use masterpolicyd::probe::finding::{Finding, Gravity, PLAYERS, Reception};
 use masterpolicyd::probe::fleet;
 use masterpolicyd::probe::player::ANSWER_LIMIT;
-use masterpolicyd::probe::{Outcome, Question, Target};
+use masterpolicyd::probe::{Conclusion, Question, Target};
 use serde_json::Value;
 
 use support::network::in_own_network;
@@ -30,10 +30,26 @@ use servers::{
     answer_unasked, close, read_request, reset, reset_after, wait_for_close,
 };
 
-/// Grants everything, and keeps players from asking the destination.
+/// Grants everything, as a policy on another port than 843 does that has no fault.
 const OPEN: &str = "<cross-domain-policy>\
-    <site-control permitted-cross-domain-policies=\"master-only\"/>\
     <allow-access-from domain=\"*\" to-ports=\"*\"/></cross-domain-policy>\0";
+
+/// [`OPEN`] with a meta-policy.
+fn open_with(meta_policy: &str) -> String {
+    let site_control =
+        format!("<site-control permitted-cross-domain-policies=\"{meta_policy}\"/><allow-access");
+    OPEN.replace("<allow-access", &site_control)
+}
+
+/// Probes a server on port 843 that gives this answer.
+fn with_master(test: &str, document: String, judge: impl FnOnce(&Probed) + Send) {
+    in_own_network(test, || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
+        let server = Server::start_on(listener, answer(document));
+        judge(&probe_host("127.0.0.1", &[]));
+        drop(server);
+    });
+}
 
 /// A second for a server of this host; long enough where an answer comes.
 const PATIENT: &str = "10s";
@@ -138,7 +154,8 @@ fn a_sound_server_is_allowed_without_a_finding() {
     assert_eq!(probed.codes("master"), [""; 0]);
     assert_eq!(probed.verdict(), ("allowed", "rule", 0));
     assert_eq!(probed.json["granted-to"], serde_json::json!(["*"]));
-    assert_eq!(probed.step("destination"), None, "the master forbids asking there");
+    assert_eq!(probed.json["refused-by"], serde_json::json!([]));
+    assert_eq!(probed.step("destination"), None, "the first policy that grants it ends it");
 }
 
 #[test]
@@ -345,18 +362,25 @@ fn invalid_policy() {
     assert_fault(&probe_master(server.port(), PATIENT), "invalid-policy");
 }
 
+/// Two well-known servers send no NUL, and the players that were run take their answers.
 #[test]
-fn no_nul_and_then_a_close() {
+fn no_nul_and_then_a_close_is_judged_as_players_do() {
     let server = Server::start(answer(OPEN.trim_end_matches('\0')));
-    assert_fault(&probe_master(server.port(), PATIENT), "no-nul");
+    let probed = probe_master(server.port(), PATIENT);
+    assert_remark(&probed, "no-nul");
+    assert_eq!(probed.step("master").unwrap()["findings"][0]["severity"], "warning");
+    let (text, _, code) =
+        plugin(&["127.0.0.1:5000", "--nagios", "--policy-port", &server.port().to_string()]);
+    assert!(text.starts_with("MASTERPOLICYD WARNING - "), "{text}");
+    assert_eq!(code, 1);
 }
 
 #[test]
 fn no_nul_and_no_close() {
     let server = Server::start(answer_and_stay(OPEN.trim_end_matches('\0')));
     let probed = probe_master(server.port(), IMPATIENT);
-    assert_fault(&probed, "no-nul");
-    assert!(probed.message("master", "no-nul").contains("stays open"));
+    assert_fault(&probed, "no-nul-no-close");
+    assert!(probed.message("master", "no-nul-no-close").contains("stays open"));
 }
 
 #[test]
@@ -407,20 +431,41 @@ fn several_segments_because_it_comes_in_pieces() {
 }
 
 #[test]
-fn site_control_counts_on_the_master_alone() {
+fn site_control_on_another_port_names_the_player_that_refuses() {
     let master = RefusingPort::hold();
-    let destination = Server::start(answer(OPEN.replace("master-only", "none")));
+    let destination = Server::start(answer(open_with("none")));
     let probed = probe(master.port(), destination.port(), &[]);
-    assert_eq!(probed.codes("destination"), ["site-control-ignored"]);
-    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+    assert_eq!(probed.codes("destination"), ["site-control-elsewhere"]);
+    assert_eq!(probed.verdict(), ("allowed", "rule", 0), "it counts on port 843 alone");
+    assert_eq!(probed.json["refused-by"], serde_json::json!(["Lightspark"]));
+
+    // A policy server that is tried on another port, before it moves to 843.
+    let server = Server::start(answer(open_with("master-only")));
+    let port = server.port().to_string();
+    let output = masterpolicyd(&["127.0.0.1", "5000", "--policy-port", &port]);
+    let text = stdout(&output);
+    assert!(text.contains("warning: the policy has a site-control"), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.ends_with("; Lightspark refuses it (site-control-elsewhere)"), "{last}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn site_control_on_843_is_where_it_belongs() {
+    let test = "site_control_on_843_is_where_it_belongs";
+    with_master(test, open_with("master-only"), |probed| {
+        assert_eq!(probed.codes("master"), [""; 0]);
+        assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+    });
 }
 
 #[test]
 fn site_control_for_http_counts_nowhere() {
-    let server = Server::start(answer(OPEN.replace("master-only", "by-content-type")));
-    let probed = probe_master(server.port(), PATIENT);
-    assert_eq!(probed.codes("master"), ["site-control-ignored", "meta-policy-all"]);
-    assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+    let test = "site_control_for_http_counts_nowhere";
+    with_master(test, open_with("by-content-type"), |probed| {
+        assert_eq!(probed.codes("master"), ["site-control-ignored", "meta-policy-all"]);
+        assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+    });
 }
 
 #[test]
@@ -439,8 +484,9 @@ fn left_open() {
 
 #[test]
 fn meta_policy_all() {
-    let server = Server::start(answer(OPEN.replace("master-only", "all")));
-    assert_remark(&probe_master(server.port(), PATIENT), "meta-policy-all");
+    with_master("meta_policy_all", open_with("all"), |probed| {
+        assert_remark(probed, "meta-policy-all");
+    });
 }
 
 #[test]
@@ -567,7 +613,7 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     let asked: Vec<_> = reports.iter().map(|report| report.target.clone()).collect();
     assert_eq!(asked, targets, "the reports are in the order of the targets");
     assert_eq!(seen, targets.len());
-    assert!(reports.iter().all(|report| report.outcome == Outcome::Allowed));
+    assert!(reports.iter().all(|report| report.outcome == Conclusion::Allowed));
 }
 
 #[test]
@@ -590,8 +636,8 @@ fn the_request_is_23_bytes_in_one_segment_and_nothing_follows_it() {
 #[test]
 fn several_targets_end_in_a_table() {
     let server = Server::start(answer(
-        "<cross-domain-policy><site-control permitted-cross-domain-policies=\"master-only\"/>\
-         <allow-access-from domain=\"*.game.test\" to-ports=\"5000\"/></cross-domain-policy>\0",
+        "<cross-domain-policy><allow-access-from domain=\"*.game.test\" to-ports=\"5000\"/>\
+         </cross-domain-policy>\0",
     ));
     let port = server.port().to_string();
     let output = masterpolicyd(&["127.0.0.1:5000", "127.0.0.1:5001", "--policy-port", &port]);
@@ -672,6 +718,7 @@ fn monitoring_is_told_in_its_own_codes() {
 
     let (text, data, code) = run(master.port());
     assert!(text.starts_with("MASTERPOLICYD CRITICAL - "), "{text}");
+    assert!(text.ends_with("; refused: nothing listens on this port"), "no word twice: {text}");
     assert_eq!((data.len(), code), (1, 2));
 
     let (text, _, code) = plugin(&["fe80::1", "5000", "--nagios"]);
@@ -731,15 +778,32 @@ fn every_finding_is_in_the_manual_with_its_severity() {
             let (code, words) = entry.split_once('\n').unwrap();
             let last = words.trim_end().lines().last().unwrap();
             let severity = match last {
-                "A warning." => Severity::Warning,
-                "A note." => Severity::Note,
-                _ => Severity::Fault,
+                "A warning." => Gravity::Warning,
+                "A note." => Gravity::Note,
+                _ => Gravity::Fault,
             };
             (code.to_owned(), severity)
         })
         .collect();
-    let known = Finding::EVERY_CODE.map(|(code, severity)| (code.to_owned(), severity));
+    let known = Finding::EVERY.map(|finding| finding.kind());
+    let known = known.map(|kind| (kind.code.to_owned(), kind.gravity));
     assert_eq!(documented, BTreeMap::from(known));
+}
+
+#[test]
+fn what_each_player_makes_of_each_finding_is_in_the_manual() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/man/masterpolicyd-probe.1");
+    let page = fs::read_to_string(path).unwrap();
+    let (_, section) = page.split_once("\n.Sh PLAYERS\n").unwrap();
+    let (section, _) = section.split_once("\n.Sh ").unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix(".It "));
+    let rows: Vec<Vec<_>> = rows.map(|row| row.split(" Ta ").collect()).collect();
+    assert_eq!(rows[0], [&["Finding"][..], &PLAYERS].concat());
+    let known: Vec<_> = Finding::EVERY
+        .map(|finding| finding.kind())
+        .map(|kind| [&[kind.code][..], &kind.receptions.map(Reception::as_str)].concat())
+        .into();
+    assert_eq!(rows[1..], known);
 }
 
 #[test]
@@ -767,7 +831,7 @@ fn every_step_is_told_in_words_with_its_remedy() {
              fault: closed the connection without a byte
              remedy: {}
   TIME s  127.0.0.1:{port} (destination): no policy
-             fault: refused: nothing listens on this port
+             fault: nothing listens on this port
              remedy: {}
 refused: no policy came that a player would take (a player says Error #2048)
 ",
@@ -881,8 +945,11 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
         let hosts = hosts.as_path();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(OPEN));
+        let denies = OPEN.replace("to-ports=\"*\"", "to-ports=\"80\"");
+        let other = TcpListener::bind((Ipv6Addr::LOCALHOST, 843)).unwrap();
+        let other = Server::start_on(other, answer(denies));
         let both = probe_two_addresses(hosts, &[]);
-        assert_eq!(both.verdict(), ("refused", "no-policy", 1), "{:#}", both.json);
+        assert_eq!(both.verdict(), ("refused", "no-rule", 1), "{:#}", both.json);
         let mut verdicts: Vec<_> = both.json["addresses"]
             .as_array()
             .unwrap()
@@ -892,7 +959,26 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
         verdicts.sort_unstable();
         assert_eq!(verdicts, [("127.0.0.1", "allowed"), ("::1", "refused")]);
         assert_eq!(probe_two_addresses(hosts, &["-4"]).verdict(), ("allowed", "rule", 0));
-        assert_eq!(probe_two_addresses(hosts, &["-6"]).verdict(), ("refused", "no-policy", 1));
+        assert_eq!(probe_two_addresses(hosts, &["-6"]).verdict(), ("refused", "no-rule", 1));
+        drop((server, other));
+    });
+}
+
+/// A player that cannot connect to one address of a name goes on to the next.
+#[test]
+fn an_address_that_is_not_answered_is_a_warning_where_another_is() {
+    let test = "an_address_that_is_not_answered_is_a_warning_where_another_is";
+    in_own_network(test, || {
+        if !fs::exists("/proc/sys/net/ipv6").unwrap() {
+            return skip(test, "no IPv6 here");
+        }
+        let directory = Directory::new();
+        let hosts = directory.write("hosts", "127.0.0.1 two.test\n::1 two.test\n");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
+        let server = Server::start_on(listener, answer(open_with("master-only")));
+        let probed = probe_two_addresses(&hosts, &[]);
+        assert_eq!(probed.verdict(), ("allowed", "rule", 0), "{:#}", probed.json);
+        assert_eq!(probed.json["unanswered"], serde_json::json!(["::1"]));
         drop(server);
     });
 }
@@ -1088,14 +1174,15 @@ fn an_ipv6_address_is_asked() {
 
 #[test]
 fn the_daemon_itself_leaves_nothing_to_be_found() {
-    let daemon = Setup::new().start();
-    let policy_port = daemon.address().port();
-    let game = ["--origin", "https://www.example.com/client.swf"];
-    for _ in 0..20 {
-        let probed = probe(policy_port, 5015, &game);
-        assert_eq!(probed.codes("master"), [""; 0], "{:#}", probed.json);
-        assert_eq!(probed.verdict(), ("allowed", "rule", 0));
-    }
-    assert_eq!(probe(policy_port, 5020, &game).verdict(), ("refused", "no-rule", 1));
-    assert_eq!(probe(policy_port, 5000, &["--origin", "a.test"]).code, 1);
+    in_own_network("the_daemon_itself_leaves_nothing_to_be_found", || {
+        let _daemon = Setup::bound(&[(Ipv4Addr::LOCALHOST, 843).into()]).start();
+        let game = ["--origin", "https://www.example.com/client.swf"];
+        for _ in 0..20 {
+            let probed = probe(843, 5015, &game);
+            assert_eq!(probed.codes("master"), [""; 0], "{:#}", probed.json);
+            assert_eq!(probed.verdict(), ("allowed", "rule", 0));
+        }
+        assert_eq!(probe(843, 5020, &game).verdict(), ("refused", "no-rule", 1));
+        assert_eq!(probe(843, 5000, &["--origin", "a.test"]).code, 1);
+    });
 }

@@ -11,19 +11,19 @@ use crate::commands::terminal::{Terminal, Tone};
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::printable::Escaped;
-use crate::probe::finding::{Counted, Finding, ONE_SEGMENT, Severity};
+use crate::probe::finding::{Counted, Finding, Gravity, ONE_SEGMENT};
 use crate::probe::resolver::Resolution;
-use crate::probe::{Ask, Outcome, Question, Refusal, Report, Step, Target};
+use crate::probe::{Ask, Conclusion, Question, Refusal, Report, Step, Target};
 
 /// How many near misses, and how many domains, people are shown; the JSON has all of them.
 const SHOWN: usize = 5;
 
 /// The tone of an outcome's word.
-fn tone(outcome: Outcome) -> Tone {
+fn tone(outcome: Conclusion) -> Tone {
     match outcome {
-        Outcome::Allowed => Tone::Good,
-        Outcome::Refused(_) => Tone::Bad,
-        Outcome::Unknown(_) => Tone::Doubtful,
+        Conclusion::Allowed => Tone::Good,
+        Conclusion::Refused(_) => Tone::Bad,
+        Conclusion::Unknown(_) => Tone::Doubtful,
     }
 }
 
@@ -93,16 +93,16 @@ impl Wording<'_> {
     /// The last line.
     pub(super) fn verdict(&self, report: &Report) -> String {
         let outcome = self.terminal.paint(tone(report.outcome), report.outcome.as_str());
-        format!("{outcome}: {}\n", reason(report, self.question))
+        format!("{outcome}: {}{}\n", reason(report, self.question), reservations(report))
     }
 
     fn finding(&self, finding: &Finding, ask: Ask) -> String {
-        let tone = match finding.severity() {
-            Severity::Fault => Tone::Bad,
-            Severity::Warning => Tone::Doubtful,
-            Severity::Note => Tone::Faint,
+        let tone = match finding.gravity() {
+            Gravity::Fault => Tone::Bad,
+            Gravity::Warning => Tone::Doubtful,
+            Gravity::Note => Tone::Faint,
         };
-        let severity = self.terminal.paint(tone, finding.severity().as_str());
+        let severity = self.terminal.paint(tone, finding.gravity().as_str());
         let remedy = finding.remedy(ask);
         format!("             {severity}: {finding}\n             remedy: {remedy}\n")
     }
@@ -131,10 +131,10 @@ fn reason(report: &Report, question: &Question) -> String {
         _ => None,
     });
     match (report.outcome, granting) {
-        (Outcome::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
+        (Conclusion::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
             format!("the policy on port {from} grants {rule}")
         }
-        (Outcome::Allowed, Some((from, policy, _))) => {
+        (Conclusion::Allowed, Some((from, policy, _))) => {
             let whom = granted_to(policy, report.target.port);
             let shown = whom.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
             let more = match whom.len().saturating_sub(SHOWN) {
@@ -143,9 +143,27 @@ fn reason(report: &Report, question: &Question) -> String {
             };
             format!("the policy on port {from} grants it to {shown}{more}")
         }
-        (Outcome::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
+        (Conclusion::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
         _ => report.outcome.to_string(),
     }
+}
+
+/// What the verdict does not hold for: players that take no such policy, and addresses that are
+/// not answered.
+fn reservations(report: &Report) -> String {
+    let mut text = String::new();
+    for (player, code) in report.refusing_players() {
+        _ = write!(text, "; {player} refuses it ({code})");
+    }
+    let unanswered: Vec<_> = report.unanswered().map(|address| address.to_string()).collect();
+    if !unanswered.is_empty() {
+        _ = write!(
+            text,
+            "; nobody answers at {}, and players go on to another address",
+            unanswered.join(", ")
+        );
+    }
+    text
 }
 
 /// The outcome's reason, with the address it was met at where others fared better.
@@ -193,8 +211,8 @@ impl fmt::Display for Table<'_> {
         for (report, name) in self.reports.iter().zip(names) {
             let verdict = report.outcome.as_str();
             let reason = match report.outcome {
-                Outcome::Allowed => reason(report, self.question),
-                Outcome::Refused(_) | Outcome::Unknown(_) => blame(report),
+                Conclusion::Allowed => reason(report, self.question),
+                Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
             };
             if self.terminal.aligned {
                 let verdict = self.terminal.paint(tone(report.outcome), &format!("{verdict:7}"));
@@ -226,9 +244,9 @@ impl Tally {
         let mut tally = Self::default();
         for report in reports {
             match report.outcome {
-                Outcome::Allowed => tally.allowed += 1,
-                Outcome::Refused(_) => tally.refused += 1,
-                Outcome::Unknown(_) => tally.unknown += 1,
+                Conclusion::Allowed => tally.allowed += 1,
+                Conclusion::Refused(_) => tally.refused += 1,
+                Conclusion::Unknown(_) => tally.unknown += 1,
             }
         }
         tally
@@ -277,10 +295,10 @@ impl State {
     /// The state of one target.
     pub(super) fn of(report: &Report) -> Self {
         match report.outcome {
-            Outcome::Allowed if report.has_warnings() => Self::Warning,
-            Outcome::Allowed => Self::Ok,
-            Outcome::Refused(_) => Self::Critical,
-            Outcome::Unknown(_) => Self::Unknown,
+            Conclusion::Allowed if report.has_warnings() => Self::Warning,
+            Conclusion::Allowed => Self::Ok,
+            Conclusion::Refused(_) => Self::Critical,
+            Conclusion::Unknown(_) => Self::Unknown,
         }
     }
 
@@ -313,14 +331,13 @@ pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, S
     let mut line = String::new();
     if let [report] = reports {
         let worst = match report.outcome {
-            Outcome::Refused(Refusal::Policy(_)) => None,
+            Conclusion::Refused(Refusal::Policy(_)) => None,
             _ => gravest(report),
         };
-        _ = write!(line, "{} {}: {}", report.target, report.outcome.as_str(), {
-            reason(report, question)
-        });
+        let (outcome, reason) = (report.outcome.as_str(), reason(report, question));
+        _ = write!(line, "{} {outcome}: {reason}{}", report.target, reservations(report));
         if let Some(finding) = worst {
-            _ = write!(line, "; {}: {finding}", finding.code());
+            _ = write!(line, "; {}: {finding}", finding.kind().code);
         }
     } else {
         _ = write!(line, "{}", Tally::of(reports));
@@ -361,9 +378,9 @@ fn gravest(report: &Report) -> Option<&Finding> {
             .flat_map(|step| &step.findings)
             .chain(report.resolution.servers.as_ref().err())
     };
-    [Severity::Fault, Severity::Warning]
+    [Gravity::Fault, Gravity::Warning]
         .into_iter()
-        .find_map(|severity| findings().find(|finding| finding.severity() == severity))
+        .find_map(|severity| findings().find(|finding| finding.gravity() == severity))
 }
 
 /// A report as programs read it; the manual lists the members.
@@ -375,6 +392,8 @@ pub(super) struct ReportJson {
     verdict: &'static str,
     reason: &'static str,
     granted_to: Vec<String>,
+    refused_by: Vec<&'static str>,
+    unanswered: Vec<String>,
     seconds: f64,
     addresses: Vec<AddressJson>,
     /// Addresses of the name that were not asked.
@@ -447,6 +466,8 @@ impl ReportJson {
             verdict: report.outcome.as_str(),
             reason: report.outcome.reason(),
             granted_to,
+            refused_by: report.refusing_players().into_iter().map(|(player, _)| player).collect(),
+            unanswered: report.unanswered().map(|address| address.to_string()).collect(),
             seconds: report.took.as_secs_f64(),
             addresses: report
                 .walks
@@ -508,8 +529,8 @@ impl StepJson {
 impl FindingJson {
     fn of(finding: &Finding, ask: Ask) -> Self {
         Self {
-            code: finding.code(),
-            severity: finding.severity().as_str(),
+            code: finding.kind().code,
+            severity: finding.gravity().as_str(),
             message: finding.to_string(),
             remedy: finding.remedy(ask),
         }

@@ -429,7 +429,11 @@ fn conditional(process: Pid) -> Vec<Conditional> {
         ),
         (
             "fcntl",
-            vec![control(libc::F_GETFD), control(libc::F_GETFL)],
+            vec![
+                control(libc::F_GETFD),
+                control(libc::F_GETFL),
+                [MINUS_ONE, bits(libc::F_SETFD), bits(libc::FD_CLOEXEC), 0, 0, 0],
+            ],
             commands.into_iter().chain(own_commands).map(control).collect(),
         ),
         (

@@ -228,13 +228,18 @@ fn allowed_if() -> Result<Rules, BackendError> {
         (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         // Files are opened to be read. Landlock says the same, where there is Landlock.
         (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),
-        // What the C library asks before it lists a directory, and the standard library, in a
-        // build for debugging, before it closes a file.
+        // What the C library asks of a descriptor before it lists a directory, and has it closed
+        // for programs; and what the standard library, in a build for debugging, asks before it
+        // closes a file.
         (
             libc::SYS_fcntl,
             vec![
                 rule([equal(1, libc::F_GETFD.unsigned_abs())?])?,
                 rule([equal(1, libc::F_GETFL.unsigned_abs())?])?,
+                rule([
+                    equal(1, libc::F_SETFD.unsigned_abs())?,
+                    equal(2, libc::FD_CLOEXEC.unsigned_abs())?,
+                ])?,
             ],
         ),
         // abort() sends a signal to this process.
@@ -458,6 +463,7 @@ mod tests {
             (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_SETOWN)]),
             (libc::SYS_fcntl, vec![0, flags(libc::F_GETFL)], vec![0, flags(libc::F_SETFL)]),
             (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_DUPFD)]),
+            (libc::SYS_fcntl, vec![0, flags(libc::F_SETFD), 1], vec![0, flags(libc::F_SETFD), 0]),
         ] {
             let allowed = Verdict::Allowed { by_number_alone: false };
             assert_eq!(verdict(call, &harmless), allowed, "call {call} with {harmless:x?}");

@@ -13,6 +13,11 @@ pub const REQUEST: &[u8; 22] = b"<policy-file-request/>";
 /// client to close. A client that sends more than this is closed on, and may see a reset.
 pub const DRAIN_LIMIT: usize = 1024 * 1024;
 
+/// The longest answer that leaves at once, in bytes: ten segments, which is the initial congestion
+/// window of RFC 6928. What has not left when the socket is closed is lost if the client sends one
+/// more byte, so with a longer answer the client has to close first.
+const SENT_AT_ONCE: usize = 10 * 1428;
+
 /// What a server waits for before it answers.
 pub trait Request: Default {
     /// Takes what the client sent, which is not empty, until the request is complete or cannot
@@ -34,7 +39,7 @@ pub enum Taken {
 /// What may still come from the client once its request is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Nothing: it ended by the book, so closing at once loses nothing.
+    /// Nothing: it ended by the book.
     Nothing,
     /// The end of the request may be on its way, or more than a request has come. Closing with
     /// such bytes unread would make the kernel send a reset after the answer.
@@ -79,12 +84,19 @@ enum State {
     Request,
     /// The request is complete and so many bytes of the answer have left.
     Answer { sent: usize, rest: Rest },
-    /// The answer has left; the client is to be told that no more will follow.
-    ShutDown,
+    /// The answer is with the kernel, which holds its last segment back; shutting down sends it.
+    ShutDown { then: AfterAnswer },
     /// All is said; so many bytes that the client sends all the same have been thrown away.
     Drain { drained: usize },
     /// Nothing is left to do but to close.
     Closed(Outcome),
+}
+
+/// What follows once the answer has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterAnswer {
+    Close,
+    Drain,
 }
 
 /// What the exchange needs next.
@@ -158,7 +170,7 @@ impl<R: Request> Exchange<R> {
         match self.state {
             State::Request | State::Drain { .. } => Want::Read,
             State::Answer { sent, .. } => Want::Send { from: sent },
-            State::ShutDown => Want::ShutDown,
+            State::ShutDown { .. } => Want::ShutDown,
             State::Closed(outcome) => Want::Close(outcome),
         }
     }
@@ -181,7 +193,7 @@ impl<R: Request> Exchange<R> {
                     State::Closed(Outcome::Served)
                 };
             }
-            State::Answer { .. } | State::ShutDown | State::Closed(_) => {}
+            State::Answer { .. } | State::ShutDown { .. } | State::Closed(_) => {}
         }
     }
 
@@ -201,16 +213,21 @@ impl<R: Request> Exchange<R> {
             let sent = sent + count;
             self.state = match rest {
                 _ if sent < length => State::Answer { sent, rest },
-                Rest::Nothing => State::Closed(Outcome::Served),
-                Rest::Perhaps => State::ShutDown,
+                Rest::Nothing if length <= SENT_AT_ONCE => {
+                    State::ShutDown { then: AfterAnswer::Close }
+                }
+                Rest::Nothing | Rest::Perhaps => State::ShutDown { then: AfterAnswer::Drain },
             };
         }
     }
 
     /// Takes note that the writing side is shut down.
     pub fn shut_down(&mut self) {
-        if self.state == State::ShutDown {
-            self.state = State::Drain { drained: 0 };
+        if let State::ShutDown { then } = self.state {
+            self.state = match then {
+                AfterAnswer::Close => State::Closed(Outcome::Served),
+                AfterAnswer::Drain => State::Drain { drained: 0 },
+            };
         }
     }
 
@@ -223,7 +240,7 @@ impl<R: Request> Exchange<R> {
     pub fn close(&mut self, outcome: Outcome) {
         self.state = State::Closed(match self.state {
             State::Request | State::Answer { .. } => outcome,
-            State::ShutDown | State::Drain { .. } => Outcome::Served,
+            State::ShutDown { .. } | State::Drain { .. } => Outcome::Served,
             State::Closed(earlier) => earlier,
         });
     }
@@ -251,7 +268,24 @@ mod tests {
         let mut exchange = fed(&[b"<policy-file-request/>\0"]);
         assert_eq!(exchange.want(), Want::Send { from: 0 });
         exchange.sent(ANSWER, ANSWER);
+        // What the kernel holds back has to leave before the close: one more byte from the client
+        // makes the close a reset, which would take the answer with it.
+        assert_eq!(exchange.want(), Want::ShutDown);
+        exchange.shut_down();
         assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_leave_at_once_is_not_closed_on() {
+        for (length, next) in [
+            (SENT_AT_ONCE, Want::Close(Outcome::Served)),
+            (SENT_AT_ONCE + 1, Want::Read),
+        ] {
+            let mut exchange = fed(&[b"<policy-file-request/>\0"]);
+            exchange.sent(length, length);
+            exchange.shut_down();
+            assert_eq!(exchange.want(), next, "an answer of {length} bytes");
+        }
     }
 
     #[test]
@@ -262,7 +296,7 @@ mod tests {
             assert_eq!(exchange.want(), Want::Send { from: sent });
         }
         exchange.sent(1, ANSWER);
-        assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+        assert_eq!(exchange.want(), Want::ShutDown);
     }
 
     #[test]

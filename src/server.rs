@@ -277,8 +277,8 @@ fn advance<R: Request>(
             }
             Want::Send { from } => {
                 let Some(answer) = answer else { return Progress::Asked };
-                // MSG_MORE holds the last segment back until the shutdown or the close that
-                // follows at once, so that the end of the answer and the FIN leave in one.
+                // MSG_MORE holds the last segment back until the shutdown that follows at once, so
+                // that the end of the answer and the FIN leave in one.
                 let sent = SockRef::from(stream)
                     .send_with_flags(&answer[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
                     .map(|count| exchange.sent(count, answer.len()));

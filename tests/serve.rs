@@ -84,6 +84,36 @@ each_of_10_000_is_answered! {
     twice_in_one_segment: Twice,
 }
 
+/// What follows a whole request must not cost its answer: closing with bytes unread makes the
+/// kernel reset, and a reset takes what it held back with it.
+fn what_follows_a_whole_request_costs_no_answer(test: &str, shape: Shape, requests: usize) {
+    in_a_roomy_network(test, || {
+        let daemon = Setup::new().start();
+        let report = load::run(&Load {
+            target: daemon.address(),
+            requests,
+            concurrency: 64,
+            shape,
+            sources: Sources::LOOPBACK,
+            documents: &[&document(RULES)],
+        });
+        report.assert_all_answered();
+        figure(test, "answered", report.answered, "requests");
+    });
+}
+
+#[test]
+fn a_newline_behind_the_nul_costs_no_answer() {
+    let test = "a_newline_behind_the_nul_costs_no_answer";
+    what_follows_a_whole_request_costs_no_answer(test, Shape::NewlineBehind, 20_000);
+}
+
+#[test]
+fn an_urgent_byte_behind_the_nul_costs_no_answer() {
+    let test = "an_urgent_byte_behind_the_nul_costs_no_answer";
+    what_follows_a_whole_request_costs_no_answer(test, Shape::UrgentBehind, 1000);
+}
+
 /// An answer cut over several sends is refused by players that stop at the first short read.
 #[test]
 fn an_answer_leaves_in_one_send() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// What a player sends.
 pub(crate) const REQUEST: &[u8; 23] = b"<policy-file-request/>\0";
@@ -50,6 +50,10 @@ pub(crate) enum Shape {
     ShutFirst,
     /// The request twice in one segment.
     Twice,
+    /// A newline in a segment of its own behind the whole request: `echo` behind a NUL.
+    NewlineBehind,
+    /// An urgent byte behind the whole request.
+    UrgentBehind,
 }
 
 impl Shape {
@@ -65,6 +69,10 @@ impl Shape {
         Self::ShutFirst,
         Self::Twice,
     ];
+
+    /// The shapes that send more once they have sent a whole request. The kernel resets such a
+    /// connection when it is closed, so all that can be promised is the answer.
+    pub(crate) const TALKATIVE: [Self; 2] = [Self::NewlineBehind, Self::UrgentBehind];
 
     fn steps(self) -> Vec<Step> {
         let unterminated = &REQUEST[..22];
@@ -87,6 +95,8 @@ impl Shape {
             }
             Self::ShutFirst => vec![Step::Send(REQUEST.to_vec()), Step::ShutDownWriting],
             Self::Twice => vec![Step::Send([REQUEST.as_slice(), REQUEST].concat())],
+            Self::NewlineBehind => vec![Step::Send(REQUEST.to_vec()), Step::Send(b"\n".to_vec())],
+            Self::UrgentBehind => vec![Step::Send(REQUEST.to_vec()), Step::SendUrgent(b'!')],
         }
     }
 }
@@ -94,6 +104,7 @@ impl Shape {
 #[derive(Debug, Clone)]
 enum Step {
     Send(Vec<u8>),
+    SendUrgent(u8),
     /// Every other client gets its turn before this one goes on.
     LetOthers,
     AwaitAnswer,
@@ -222,6 +233,7 @@ pub(crate) fn run(load: &Load) -> Report {
 /// One exchange under way.
 struct Exchange {
     stream: TcpStream,
+    shape: Shape,
     began: Instant,
     /// The next step, and how much of it has gone.
     step: usize,
@@ -316,8 +328,10 @@ impl<'a> Client<'a> {
             match stream {
                 Ok(stream) => {
                     let received = Vec::with_capacity(1024);
-                    let mut exchange = Exchange { stream, began, step: 0, sent: 0, received };
-                    if self.load.shape == Shape::AtOnce {
+                    let shape = self.load.shape;
+                    let mut exchange =
+                        Exchange { stream, shape, began, step: 0, sent: 0, received };
+                    if shape == Shape::AtOnce {
                         if let Err(failure) = exchange.send(&self.steps) {
                             self.end(Duration::ZERO, Err(failure));
                             continue;
@@ -404,6 +418,9 @@ impl Exchange {
                     self.sent += written;
                     self.sent == bytes.len()
                 }),
+                Step::SendUrgent(byte) => {
+                    SockRef::from(&self.stream).send_out_of_band(&[*byte]).map(|_| true)
+                }
                 Step::ShutDownWriting => self.stream.shutdown(Shutdown::Write).map(|()| true),
                 Step::AwaitAnswer => self.stream.peek(&mut [0]).map(|_| true),
                 Step::LetOthers => {
@@ -419,6 +436,7 @@ impl Exchange {
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sending::Blocked),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if self.step > 0 && self.is_talkative() => break,
                 Err(error) => return Err(format!("{step:?}: {error}")),
             }
         }
@@ -433,6 +451,7 @@ impl Exchange {
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if self.is_talkative() => return Progress::Done(self.judge(documents)),
                 Err(error) => {
                     let received = self.received.len();
                     return Progress::Done(Err(format!("after {received} bytes: {error}")));
@@ -441,9 +460,14 @@ impl Exchange {
         }
     }
 
+    fn is_talkative(&self) -> bool {
+        Shape::TALKATIVE.contains(&self.shape)
+    }
+
     fn judge(&self, documents: &[&[u8]]) -> Result<usize, String> {
         // A reset that arrives behind the end of the stream shows in no read: ask for it.
         let error = self.stream.take_error().unwrap_or_else(Some);
+        let error = error.filter(|_| !self.is_talkative());
         let document = documents.iter().position(|document| *document == self.received);
         match (document, error) {
             (Some(document), None) => Ok(document),

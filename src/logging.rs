@@ -1,4 +1,4 @@
-//! Where log lines go, what they look like, and how many of them a client can cause.
+//! Where log lines go and what they look like.
 //!
 //! Writing a line never waits and never fails: a standard error that is full or gone costs the
 //! line, which is counted, not the server.
@@ -7,7 +7,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Target};
@@ -171,144 +170,10 @@ fn would_take(stderr: &impl AsFd) -> bool {
         && descriptors[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT))
 }
 
-/// Bounds how many lines a second clients can cause. The clock is passed in.
-#[derive(Debug)]
-pub struct Throttle {
-    lines_per_second: u32,
-    second_ends: Option<Instant>,
-    written: u32,
-    suppressed: u64,
-}
-
-impl Throttle {
-    /// Lets so many lines through in each second.
-    #[must_use]
-    pub fn new(lines_per_second: u32) -> Self {
-        Self { lines_per_second, second_ends: None, written: 0, suppressed: 0 }
-    }
-
-    /// Whether one more line may be written now.
-    pub fn admits(&mut self, now: Instant) -> bool {
-        if self.second_ends.is_none_or(|end| end <= now) && self.suppressed == 0 {
-            self.second_ends = Some(now + Duration::from_secs(1));
-            self.written = 0;
-        }
-        // One line of the second is kept for the summary.
-        if self.written + 1 < self.lines_per_second {
-            self.written += 1;
-            true
-        } else {
-            self.suppressed += 1;
-            false
-        }
-    }
-
-    /// When [`settle`](Self::settle) has something to tell.
-    #[must_use]
-    pub fn due(&self) -> Option<Instant> {
-        self.second_ends.filter(|_| self.suppressed > 0)
-    }
-
-    /// How many lines were held back in the second that has ended; the caller logs the number.
-    pub fn settle(&mut self, now: Instant) -> Option<u64> {
-        self.due().filter(|end| *end <= now)?;
-        self.second_ends = Some(now + Duration::from_secs(1));
-        // The summary itself is the first line of the next second.
-        self.written = 1;
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-/// Something that happens again and again under attack: worth a line when it begins, and a count
-/// per interval while it goes on. The clock is passed in.
-#[derive(Debug, Default)]
-pub struct Incident {
-    interval_ends: Option<Instant>,
-    count: u64,
-}
-
-impl Incident {
-    /// How long occurrences are counted before they are told.
-    pub const INTERVAL: Duration = Duration::from_secs(60);
-
-    /// Takes note of one occurrence; whether it is the first one, and so worth a line at once.
-    pub fn begins(&mut self, now: Instant) -> bool {
-        if self.interval_ends.is_none() {
-            self.interval_ends = Some(now + Self::INTERVAL);
-            return true;
-        }
-        self.count += 1;
-        false
-    }
-
-    /// When [`settle`](Self::settle) has something to tell.
-    #[must_use]
-    pub fn due(&self) -> Option<Instant> {
-        self.interval_ends
-    }
-
-    /// How many more occurrences there were in the interval that has ended. When there were none,
-    /// the incident is over and the next one begins with a line again.
-    pub fn settle(&mut self, now: Instant) -> Option<u64> {
-        self.interval_ends.filter(|end| *end <= now)?;
-        let count = std::mem::take(&mut self.count);
-        self.interval_ends = (count > 0).then(|| now + Self::INTERVAL);
-        (count > 0).then_some(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn a_flood_is_a_few_lines_and_a_count_per_second() {
-        let start = Instant::now();
-        let mut throttle = Throttle::new(10);
-        let mut lines = 0;
-        let mut counted = 0;
-        for millisecond in 0..5000 {
-            let now = start + Duration::from_millis(millisecond);
-            if let Some(suppressed) = throttle.settle(now) {
-                counted += suppressed;
-                lines += 1;
-            }
-            if throttle.admits(now) {
-                counted += 1;
-                lines += 1;
-            }
-        }
-        assert!(lines <= 50, "{lines} lines in 5 s");
-        let end = throttle.due().unwrap();
-        counted += throttle.settle(end).unwrap();
-        assert_eq!(counted, 5000);
-        assert_eq!(throttle.due(), None);
-    }
-
-    #[test]
-    fn a_line_now_and_then_is_never_held_back() {
-        let start = Instant::now();
-        let mut throttle = Throttle::new(10);
-        assert!((0..100).all(|second| throttle.admits(start + Duration::from_secs(second))));
-        assert_eq!(throttle.due(), None);
-    }
-
-    #[test]
-    fn an_incident_is_told_when_it_begins_and_counted_while_it_lasts() {
-        let start = Instant::now();
-        let later = |intervals: u32| start + Incident::INTERVAL * intervals;
-        let mut incident = Incident::default();
-        assert_eq!(incident.due(), None);
-        assert!(incident.begins(start));
-        assert!(!incident.begins(start));
-        assert!(!incident.begins(start));
-        assert_eq!(incident.settle(start), None);
-        assert_eq!(incident.settle(later(1)), Some(2));
-        assert_eq!(incident.settle(later(2)), None);
-        assert_eq!(incident.due(), None);
-        assert!(incident.begins(later(3)));
-    }
 
     #[test]
     fn a_full_standard_error_costs_lines_and_no_time() {

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
-use masterpolicyd::config::Limits;
 use masterpolicyd::document::Document;
 use masterpolicyd::listen;
 use masterpolicyd::notify::Notifier;
 use masterpolicyd::policy::{MetaPolicy, Policy};
-use masterpolicyd::server::{self, Listening, Purpose, Server, Service};
+use masterpolicyd::server::limits::Limits;
+use masterpolicyd::server::{self, Listener, Purpose, Server, Service};
 
 use support::SOON;
 use support::load::REQUEST;
@@ -91,11 +91,10 @@ fn serve() -> (SocketAddr, Document) {
         IS_COUNTED.set(true);
         let signals = server::block_signals().expect("blocking signals");
         listen::defer_accept(&socket).expect("TCP_DEFER_ACCEPT");
-        let listening =
-            Listening { socket: socket.into(), address, purpose: Purpose::Policy, is_kept: false };
+        let listener = Listener::new(socket.into(), address, Purpose::Policy, false);
         let reload = Box::new(|| Err("nobody asks for one".into()));
         let server =
-            Server::new(vec![listening], &signals, 1024, service, reload, Notifier::default())
+            Server::new(vec![listener], &signals, 1024, service, reload, Notifier::default())
                 .expect("a server");
         server.run()
     });

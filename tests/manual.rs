@@ -13,10 +13,10 @@ use std::process::{Command, Output, Stdio};
 
 use clap::CommandFactory;
 use masterpolicyd::cli::Cli;
-use masterpolicyd::connection::Outcome;
 use masterpolicyd::exit::Exit;
-use masterpolicyd::metrics::METRICS;
 use masterpolicyd::policy::{Lack, Reason};
+use masterpolicyd::server::exchange::Outcome;
+use masterpolicyd::server::metrics::METRICS;
 
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::{Directory, Setup, find_program, is_root, skip};
@@ -286,7 +286,7 @@ fn every_way_a_connection_ends_is_in_the_manual() {
 
 #[test]
 fn every_metric_is_in_the_manual() {
-    let known = names(METRICS.map(|(name, _, _)| name));
+    let known = names(METRICS.each_ref().map(|metric| metric.name));
     assert_same("metrics", &known, &Page::read(DAEMON).named("METRICS", "Va"));
 }
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use masterpolicyd::connection::{Exchange, PolicyRequest, REQUEST, Want};
+use masterpolicyd::server::exchange::{Exchange, PolicyRequest, REQUEST, SPACED_REQUEST, Want};
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let (bytes, cuts) = input;
@@ -16,9 +16,11 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
         rest = &rest[length..];
     }
     let answered = matches!(exchange.want(), Want::Send { from: 0 });
-    assert_eq!(answered, bytes.starts_with(REQUEST));
+    let spellings = [&REQUEST[..], SPACED_REQUEST];
+    assert_eq!(answered, spellings.iter().any(|spelling| bytes.starts_with(spelling)));
     let waits = exchange.want() == Want::Read;
-    assert_eq!(waits, bytes.len() < REQUEST.len() && REQUEST.starts_with(&bytes));
+    let begins = |it: &&[u8]| bytes.len() < it.len() && it.starts_with(&bytes);
+    assert_eq!(waits, !answered && spellings.iter().any(begins));
     if answered {
         exchange.sent(100, 100);
         if exchange.want() == Want::ShutDown {

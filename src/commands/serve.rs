@@ -24,7 +24,7 @@ use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
 use crate::sandbox::{self, SandboxError};
-use crate::server::{self, Listening, Purpose, Server, ServerError, Service};
+use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
 
 /// Descriptors kept free for reloading, beside one for each directory of drop-ins, and for what
 /// the libraries open.
@@ -61,7 +61,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let notifier = Notifier::from_env()?;
     exchange_with_store(&notifier, &bound);
     let listening = take_up(bound, &settings, &notifier);
-    let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len();
+    let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len() + server::SCRAPES;
     let capacity = capacity(settings.limits.connections, spare)?;
 
     for kept in privileges::drop_for_good(&identity)? {
@@ -124,7 +124,7 @@ fn exchange_with_store(notifier: &Notifier, bound: &Bound) {
     }
 }
 
-fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listening> {
+fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listener> {
     let mut listening = Vec::with_capacity(bound.sockets.len());
     for ListeningSocket { socket, address, origin } in bound.sockets {
         let purpose = if settings.metrics_listen == Some(address) {
@@ -139,7 +139,7 @@ fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listen
             }
         }
         let is_kept = origin == Origin::SocketUnit || notifier.is_connected();
-        listening.push(Listening { socket, address, purpose, is_kept });
+        listening.push(Listener::new(socket, address, purpose, is_kept));
     }
     listening
 }

@@ -12,11 +12,12 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Spot};
 use super::rules::{self, PlacedRule};
-use super::settings::{Limits, LogSettings, Sandbox, Settings};
+use super::settings::{LogSettings, Sandbox, Settings};
 use super::source::Text;
 use super::table::{Faults, Section, Value, array, boolean, number, one_of, parse, parsed, string};
 use crate::duration::Written;
 use crate::policy::{MASTER_PORT, MetaPolicy};
+use crate::server::limits::Limits;
 
 /// More connections than this no kernel gives descriptors for.
 const MAX_CONNECTIONS: usize = 1_000_000;

@@ -23,7 +23,7 @@ mod write;
 
 pub use drop_ins::Masked;
 pub use problem::{Excerpt, Place, Problem, Problems, Severity};
-pub use settings::{Limits, LogSettings, Sandbox, Settings};
+pub use settings::{LogSettings, Sandbox, Settings};
 pub use source::{MAX_FILE_SIZE, Trust};
 
 use crate::document::Document;

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use log::LevelFilter;
 
 use crate::policy::{MetaPolicy, PortSet};
+use crate::server::limits::Limits;
 
 /// Everything but the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,27 +84,6 @@ impl Sandbox {
             Self::Require => "require",
             Self::BestEffort => "best-effort",
             Self::Off => "off",
-        }
-    }
-}
-
-/// What all clients together, and each source, may use up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Unfinished connections in all; at least 1.
-    pub connections: usize,
-    /// Unfinished connections per IPv4 address or IPv6 /64; at least 1.
-    pub connections_per_source: usize,
-    /// The deadline of a whole exchange, counted from accept.
-    pub request_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 4096,
-            connections_per_source: 32,
-            request_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -9,9 +9,30 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
+
+/// What all clients together, and each source, may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Unfinished connections in all; at least 1.
+    pub connections: usize,
+    /// Unfinished connections per IPv4 address or IPv6 /64; at least 1.
+    pub connections_per_source: usize,
+    /// The deadline of a whole exchange, counted from accept.
+    pub request_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_source: 32,
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Who a connection is counted against: an IPv4 address, or an IPv6 /64, of which an attacker has
 /// as many addresses as he likes.

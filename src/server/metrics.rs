@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::connection::Outcome;
+use super::exchange::Outcome;
 
 /// The upper ends of the histogram's buckets, in seconds.
 pub const DURATION_BUCKETS: [f64; 12] =
@@ -18,7 +18,7 @@ pub struct Counters {
     pub durations: Histogram,
     /// How often `accept4` failed.
     pub accept_errors: u64,
-    /// Reloads that took hold.
+    /// Reloads that succeeded.
     reloads_ok: u64,
     /// Reloads that left the old policy serving.
     reloads_failed: u64,
@@ -33,7 +33,7 @@ impl Counters {
         self.durations.observe(duration);
     }
 
-    /// Counts one reload that took hold.
+    /// Counts one reload that succeeded.
     pub fn reloaded(&mut self) {
         self.reloads_ok += 1;
         self.last_reload_failed = false;
@@ -57,10 +57,10 @@ impl Counters {
         self.requests.iter().sum()
     }
 
-    /// How many connections ended without an answer.
+    /// How many clients asked, or began to, and had no answer.
     #[must_use]
     pub fn unserved(&self) -> u64 {
-        self.total() - self.requests(Outcome::Served)
+        self.total() - self.requests(Outcome::Served) - self.requests(Outcome::Unasked)
     }
 }
 
@@ -115,95 +115,155 @@ pub struct Gauges {
     pub log_lines_dropped: u64,
 }
 
-/// The name, the type and the help of every metric, in the order of the text.
-pub const METRICS: [(&str, &str, &str); 11] = [
-    ("masterpolicyd_requests_total", "counter", "Connections that ended, by result."),
-    (
-        "masterpolicyd_connections",
-        "gauge",
-        "Connections that are not finished, scrapes among them.",
-    ),
-    ("masterpolicyd_accept_errors_total", "counter", "Connections that could not be accepted."),
-    (
-        "masterpolicyd_request_duration_seconds",
-        "histogram",
-        "Time from accepting a connection to closing it.",
-    ),
-    ("masterpolicyd_policy_rules", "gauge", "Rules in the policy that is served."),
-    ("masterpolicyd_policy_bytes", "gauge", "Size of the answer, its NUL included."),
-    ("masterpolicyd_reloads_total", "counter", "Reloads of the configuration, by result."),
-    (
-        "masterpolicyd_config_last_reload_successful",
-        "gauge",
-        "Whether the last reload took hold; 1 as long as there was none.",
-    ),
-    (
-        "masterpolicyd_config_loaded_timestamp_seconds",
-        "gauge",
-        "When the configuration that is served was read.",
-    ),
-    (
-        "masterpolicyd_log_lines_dropped_total",
-        "counter",
-        "Log lines that standard error did not take.",
-    ),
-    ("masterpolicyd_build_info", "gauge", "Always 1; the version is a label."),
+/// What a metric counts or measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that only grows.
+    Counter,
+    /// A number that goes up and down.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        })
+    }
+}
+
+/// One metric: what it is called, what it means, and where its samples come from.
+#[derive(Debug)]
+pub struct Metric {
+    /// The name, with its unit.
+    pub name: &'static str,
+    /// What it counts or measures.
+    pub kind: Kind,
+    /// What it means, in a sentence.
+    pub help: &'static str,
+    samples: fn(&mut Samples<'_>, &Counters, &Gauges) -> fmt::Result,
+}
+
+/// Where the samples of one metric are written to.
+struct Samples<'a> {
+    out: &'a mut String,
+    name: &'static str,
+}
+
+impl Samples<'_> {
+    /// Writes one sample; `labels` is empty, or the suffix of the name and the labels in braces.
+    fn write(&mut self, labels: impl fmt::Display, value: impl fmt::Display) -> fmt::Result {
+        writeln!(self.out, "{}{labels} {value}", self.name)
+    }
+}
+
+/// Every metric, in the order of the text.
+pub static METRICS: [Metric; 11] = [
+    Metric {
+        name: "masterpolicyd_requests_total",
+        kind: Kind::Counter,
+        help: "Connections that ended, by result.",
+        samples: |samples, counters, _| {
+            Outcome::EVERY.into_iter().try_for_each(|outcome| {
+                let label = outcome.as_str();
+                samples.write(format_args!("{{result=\"{label}\"}}"), counters.requests(outcome))
+            })
+        },
+    },
+    Metric {
+        name: "masterpolicyd_connections",
+        kind: Kind::Gauge,
+        help: "Connections that are not finished, scrapes among them.",
+        samples: |samples, _, gauges| samples.write("", gauges.connections),
+    },
+    Metric {
+        name: "masterpolicyd_accept_errors_total",
+        kind: Kind::Counter,
+        help: "Connections that could not be accepted.",
+        samples: |samples, counters, _| samples.write("", counters.accept_errors),
+    },
+    Metric {
+        name: "masterpolicyd_request_duration_seconds",
+        kind: Kind::Histogram,
+        help: "Time from accepting a connection to closing it.",
+        samples: |samples, counters, _| {
+            let Histogram { counts, count, sum } = &counters.durations;
+            let mut cumulated = 0;
+            for (end, here) in DURATION_BUCKETS.iter().zip(counts) {
+                cumulated += here;
+                samples.write(format_args!("_bucket{{le=\"{end:?}\"}}"), cumulated)?;
+            }
+            samples.write("_bucket{le=\"+Inf\"}", count)?;
+            samples.write("_sum", sum.as_secs_f64())?;
+            samples.write("_count", count)
+        },
+    },
+    Metric {
+        name: "masterpolicyd_policy_rules",
+        kind: Kind::Gauge,
+        help: "Rules in the policy that is served.",
+        samples: |samples, _, gauges| samples.write("", gauges.policy_rules),
+    },
+    Metric {
+        name: "masterpolicyd_policy_bytes",
+        kind: Kind::Gauge,
+        help: "Size of the answer, its NUL included.",
+        samples: |samples, _, gauges| samples.write("", gauges.policy_bytes),
+    },
+    Metric {
+        name: "masterpolicyd_reloads_total",
+        kind: Kind::Counter,
+        help: "Reloads of the configuration, by result.",
+        samples: |samples, counters, _| {
+            samples.write("{result=\"ok\"}", counters.reloads_ok)?;
+            samples.write("{result=\"failed\"}", counters.reloads_failed)
+        },
+    },
+    Metric {
+        name: "masterpolicyd_config_last_reload_successful",
+        kind: Kind::Gauge,
+        help: "Whether the last reload succeeded; 1 as long as there was none.",
+        samples: |samples, counters, _| samples.write("", u8::from(!counters.last_reload_failed)),
+    },
+    Metric {
+        name: "masterpolicyd_config_loaded_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When the configuration that is served was read.",
+        samples: |samples, _, gauges| {
+            let since_epoch = gauges.config_loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
+            samples.write("", format_args!("{:.3}", since_epoch.as_secs_f64()))
+        },
+    },
+    Metric {
+        name: "masterpolicyd_log_lines_dropped_total",
+        kind: Kind::Counter,
+        help: "Log lines that standard error did not take.",
+        samples: |samples, _, gauges| samples.write("", gauges.log_lines_dropped),
+    },
+    Metric {
+        name: "masterpolicyd_build_info",
+        kind: Kind::Gauge,
+        help: "Always 1; the version is a label.",
+        samples: |samples, _, _| {
+            samples.write(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1)
+        },
+    },
 ];
 
 /// Everything in the text format of Prometheus, version 0.0.4.
 #[must_use]
 pub fn text(counters: &Counters, gauges: &Gauges) -> String {
     let mut text = String::with_capacity(4096);
-    for (name, kind, help) in METRICS {
+    for Metric { name, kind, help, samples } in &METRICS {
         // Writing to a String cannot fail.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        let _ = samples(&mut text, name, counters, gauges);
+        let _ = samples(&mut Samples { out: &mut text, name }, counters, gauges);
     }
     text
-}
-
-fn samples(out: &mut String, name: &str, counters: &Counters, gauges: &Gauges) -> fmt::Result {
-    match name {
-        "masterpolicyd_requests_total" => {
-            for outcome in Outcome::EVERY {
-                let count = counters.requests(outcome);
-                writeln!(out, "{name}{{result=\"{}\"}} {count}", outcome.as_str())?;
-            }
-            Ok(())
-        }
-        "masterpolicyd_connections" => writeln!(out, "{name} {}", gauges.connections),
-        "masterpolicyd_accept_errors_total" => writeln!(out, "{name} {}", counters.accept_errors),
-        "masterpolicyd_request_duration_seconds" => {
-            let Histogram { counts, count, sum } = &counters.durations;
-            let mut cumulated = 0;
-            for (end, here) in DURATION_BUCKETS.iter().zip(counts) {
-                cumulated += here;
-                writeln!(out, "{name}_bucket{{le=\"{end:?}\"}} {cumulated}")?;
-            }
-            writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}")?;
-            writeln!(out, "{name}_sum {}\n{name}_count {count}", sum.as_secs_f64())
-        }
-        "masterpolicyd_policy_rules" => writeln!(out, "{name} {}", gauges.policy_rules),
-        "masterpolicyd_policy_bytes" => writeln!(out, "{name} {}", gauges.policy_bytes),
-        "masterpolicyd_reloads_total" => {
-            writeln!(out, "{name}{{result=\"ok\"}} {}", counters.reloads_ok)?;
-            writeln!(out, "{name}{{result=\"failed\"}} {}", counters.reloads_failed)
-        }
-        "masterpolicyd_config_last_reload_successful" => {
-            writeln!(out, "{name} {}", u8::from(!counters.last_reload_failed))
-        }
-        "masterpolicyd_config_loaded_timestamp_seconds" => {
-            let since_epoch = gauges.config_loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
-            writeln!(out, "{name} {:.3}", since_epoch.as_secs_f64())
-        }
-        "masterpolicyd_log_lines_dropped_total" => {
-            writeln!(out, "{name} {}", gauges.log_lines_dropped)
-        }
-        "masterpolicyd_build_info" => {
-            writeln!(out, "{name}{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -223,7 +283,7 @@ mod tests {
     #[test]
     fn every_metric_has_a_sample_and_every_outcome_a_label() {
         let text = text(&Counters::default(), &gauges());
-        for (name, kind, _) in METRICS {
+        for Metric { name, kind, .. } in &METRICS {
             assert!(text.contains(&format!("# TYPE {name} {kind}\n")));
             assert!(text.lines().any(|line| line.starts_with(name)), "{name} has no sample");
         }
@@ -253,7 +313,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }
-        assert_eq!(counters.unserved(), 1);
+        counters.record(Outcome::Unasked, Duration::ZERO);
+        assert_eq!(counters.unserved(), 1, "nobody was refused who did not ask");
     }
 
     #[test]

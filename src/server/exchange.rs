@@ -9,6 +9,9 @@
 /// the wild.
 pub const REQUEST: &[u8; 22] = b"<policy-file-request/>";
 
+/// The request as Adobe's own text spells it in places, and some clients with it.
+pub const SPACED_REQUEST: &[u8; 23] = b"<policy-file-request />";
+
 /// How many bytes after the request are read and thrown away, at most, while waiting for the
 /// client to close. A client that sends more than this is closed on, and may see a reset.
 pub const DRAIN_LIMIT: usize = 1024 * 1024;
@@ -18,11 +21,17 @@ pub const DRAIN_LIMIT: usize = 1024 * 1024;
 /// more byte, so with a longer answer the client has to close first.
 const SENT_AT_ONCE: usize = 10 * 1428;
 
+/// How much of a malformed request is kept for the log, in bytes.
+const QUOTED: usize = 32;
+
 /// What a server waits for before it answers.
-pub trait Request: Default {
+pub trait Request {
     /// Takes what the client sent, which is not empty, until the request is complete or cannot
     /// become one.
     fn take(&mut self, bytes: &[u8]) -> Taken;
+
+    /// Whether nothing has been taken yet.
+    fn is_untouched(&self) -> bool;
 }
 
 /// How far a request has come.
@@ -50,23 +59,62 @@ pub enum Rest {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyRequest {
     matched: u8,
+    spelling: Spelling,
 }
 
-impl Request for PolicyRequest {
-    fn take(&mut self, bytes: &[u8]) -> Taken {
-        let missing = &REQUEST[usize::from(self.matched)..];
+/// How the request is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Spelling {
+    #[default]
+    Usual,
+    /// With a space before the slash.
+    Spaced,
+}
+
+impl Spelling {
+    const fn text(self) -> &'static [u8] {
+        match self {
+            Self::Usual => REQUEST,
+            Self::Spaced => SPACED_REQUEST,
+        }
+    }
+}
+
+impl PolicyRequest {
+    /// Takes bytes as the request in one spelling, of which those before were right.
+    fn take_as(&mut self, spelling: Spelling, bytes: &[u8]) -> Taken {
+        let missing = &spelling.text()[usize::from(self.matched)..];
         let length = missing.len().min(bytes.len());
         if bytes[..length] != missing[..length] {
             Taken::Malformed
         } else if length < missing.len() {
-            // Less than REQUEST is long, so it fits.
+            // Less than the request is long, so it fits.
             self.matched += u8::try_from(length).unwrap_or(0);
+            self.spelling = spelling;
             Taken::Unfinished
         } else if bytes[length..] == [0] {
             Taken::Complete(Rest::Nothing)
         } else {
             Taken::Complete(Rest::Perhaps)
         }
+    }
+
+    /// Whether all that has come is the same in both spellings.
+    fn may_be_spaced(&self) -> bool {
+        usize::from(self.matched) <= REQUEST.len() - "/>".len()
+    }
+}
+
+impl Request for PolicyRequest {
+    fn take(&mut self, bytes: &[u8]) -> Taken {
+        match self.take_as(self.spelling, bytes) {
+            Taken::Malformed if self.may_be_spaced() => self.take_as(Spelling::Spaced, bytes),
+            taken => taken,
+        }
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.matched == 0
     }
 }
 
@@ -77,7 +125,7 @@ pub struct Exchange<R> {
     state: State,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 enum State {
     /// The request is awaited, or the rest of it.
     #[default]
@@ -89,7 +137,7 @@ enum State {
     /// All is said; so many bytes that the client sends all the same have been thrown away.
     Drain { drained: usize },
     /// Nothing is left to do but to close.
-    Closed(Outcome),
+    Closed(Ending),
 }
 
 /// What follows once the answer has left.
@@ -101,7 +149,7 @@ enum AfterAnswer {
 
 /// What the exchange needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub enum Want<'a> {
     /// Read from the client, then call [`Exchange::received`], [`Exchange::ended`] or
     /// [`Exchange::failed`].
     Read,
@@ -113,7 +161,7 @@ pub enum Want {
     /// Shut down the writing side, then call [`Exchange::shut_down`] or [`Exchange::failed`].
     ShutDown,
     /// Close; this is what became of the exchange.
-    Close(Outcome),
+    Close(&'a Ending),
 }
 
 /// What became of an exchange.
@@ -129,19 +177,22 @@ pub enum Outcome {
     Evicted,
     /// It made room for a newer connection from the same source.
     SourceLimit,
-    /// The client ended or reset the connection before it had asked and been answered.
+    /// The client ended or reset the connection in the middle of its request or of the answer.
     Aborted,
+    /// The client left without a byte, as health checks do.
+    Unasked,
 }
 
 impl Outcome {
     /// Every outcome, in the order of their discriminants.
-    pub const EVERY: [Self; 6] = [
+    pub const EVERY: [Self; 7] = [
         Self::Served,
         Self::Malformed,
         Self::Timeout,
         Self::Evicted,
         Self::SourceLimit,
         Self::Aborted,
+        Self::Unasked,
     ];
 
     /// The name that metrics and logs use.
@@ -154,11 +205,33 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::Evicted => "evicted",
             Self::SourceLimit => "source_limit",
+            Self::Unasked => "unasked",
         }
     }
 }
 
+/// What became of an exchange, and the bytes that show why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The beginning of what is no request; empty for every other outcome.
+    pub quoted: Box<[u8]>,
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, quoted: Box::default() }
+    }
+}
+
 impl<R: Request> Exchange<R> {
+    /// An exchange that waits for `request`.
+    #[must_use]
+    pub fn of(request: R) -> Self {
+        Self { request, state: State::Request }
+    }
+
     /// The request as far as it has come; the whole of it once an answer is wanted.
     pub fn request(&self) -> &R {
         &self.request
@@ -166,12 +239,12 @@ impl<R: Request> Exchange<R> {
 
     /// What is needed next.
     #[must_use]
-    pub fn want(&self) -> Want {
-        match self.state {
+    pub fn want(&self) -> Want<'_> {
+        match &self.state {
             State::Request | State::Drain { .. } => Want::Read,
-            State::Answer { sent, .. } => Want::Send { from: sent },
+            State::Answer { sent, .. } => Want::Send { from: *sent },
             State::ShutDown { .. } => Want::ShutDown,
-            State::Closed(outcome) => Want::Close(outcome),
+            State::Closed(ending) => Want::Close(ending),
         }
     }
 
@@ -182,7 +255,10 @@ impl<R: Request> Exchange<R> {
                 self.state = match self.request.take(bytes) {
                     Taken::Unfinished => State::Request,
                     Taken::Complete(rest) => State::Answer { sent: 0, rest },
-                    Taken::Malformed => State::Closed(Outcome::Malformed),
+                    Taken::Malformed => State::Closed(Ending {
+                        outcome: Outcome::Malformed,
+                        quoted: bytes[..bytes.len().min(QUOTED)].into(),
+                    }),
                 };
             }
             State::Drain { drained } => {
@@ -190,7 +266,7 @@ impl<R: Request> Exchange<R> {
                 self.state = if drained < DRAIN_LIMIT {
                     State::Drain { drained }
                 } else {
-                    State::Closed(Outcome::Served)
+                    State::Closed(Outcome::Served.into())
                 };
             }
             State::Answer { .. } | State::ShutDown { .. } | State::Closed(_) => {}
@@ -199,11 +275,11 @@ impl<R: Request> Exchange<R> {
 
     /// Takes note that the client will send no more.
     pub fn ended(&mut self) {
-        self.state = match self.state {
-            State::Request => State::Closed(Outcome::Aborted),
-            State::Drain { .. } => State::Closed(Outcome::Served),
-            state => state,
-        };
+        match self.state {
+            State::Request => self.failed(),
+            State::Drain { .. } => self.state = State::Closed(Outcome::Served.into()),
+            State::Answer { .. } | State::ShutDown { .. } | State::Closed(_) => {}
+        }
     }
 
     /// Takes note that `count` more bytes of an answer of `length` have been handed to the
@@ -225,24 +301,37 @@ impl<R: Request> Exchange<R> {
     pub fn shut_down(&mut self) {
         if let State::ShutDown { then } = self.state {
             self.state = match then {
-                AfterAnswer::Close => State::Closed(Outcome::Served),
+                AfterAnswer::Close => State::Closed(Outcome::Served.into()),
                 AfterAnswer::Drain => State::Drain { drained: 0 },
             };
         }
     }
 
-    /// Takes note that the connection is broken.
+    /// Takes note that the connection is broken, or that the client has left it.
     pub fn failed(&mut self) {
-        self.close(Outcome::Aborted);
+        let left_at_once = self.state == State::Request && self.request.is_untouched();
+        self.close(if left_at_once { Outcome::Unasked } else { Outcome::Aborted });
     }
 
     /// Ends the exchange early. What had been served stays served.
     pub fn close(&mut self, outcome: Outcome) {
-        self.state = State::Closed(match self.state {
-            State::Request | State::Answer { .. } => outcome,
-            State::ShutDown { .. } | State::Drain { .. } => Outcome::Served,
-            State::Closed(earlier) => earlier,
-        });
+        match self.state {
+            State::Request | State::Answer { .. } => self.state = State::Closed(outcome.into()),
+            State::ShutDown { .. } | State::Drain { .. } => {
+                self.state = State::Closed(Outcome::Served.into());
+            }
+            State::Closed(_) => {}
+        }
+    }
+
+    /// Ends the exchange early, as [`close`](Self::close) does, and says what became of it.
+    #[must_use]
+    pub fn ending(mut self, outcome: Outcome) -> Ending {
+        self.close(outcome);
+        match self.state {
+            State::Closed(ending) => ending,
+            _ => outcome.into(),
+        }
     }
 }
 
@@ -252,6 +341,13 @@ mod tests {
     use proptest::prelude::*;
 
     const ANSWER: usize = 100;
+
+    fn outcome<R: Request>(exchange: &Exchange<R>) -> Option<Outcome> {
+        match exchange.want() {
+            Want::Close(ending) => Some(ending.outcome),
+            _ => None,
+        }
+    }
 
     /// An exchange that was fed `chunks` one after another.
     fn fed(chunks: &[&[u8]]) -> Exchange<PolicyRequest> {
@@ -272,19 +368,16 @@ mod tests {
         // makes the close a reset, which would take the answer with it.
         assert_eq!(exchange.want(), Want::ShutDown);
         exchange.shut_down();
-        assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+        assert_eq!(outcome(&exchange), Some(Outcome::Served));
     }
 
     #[test]
     fn an_answer_that_cannot_leave_at_once_is_not_closed_on() {
-        for (length, next) in [
-            (SENT_AT_ONCE, Want::Close(Outcome::Served)),
-            (SENT_AT_ONCE + 1, Want::Read),
-        ] {
+        for (length, becomes) in [(SENT_AT_ONCE, Some(Outcome::Served)), (SENT_AT_ONCE + 1, None)] {
             let mut exchange = fed(&[b"<policy-file-request/>\0"]);
             exchange.sent(length, length);
             exchange.shut_down();
-            assert_eq!(exchange.want(), next, "an answer of {length} bytes");
+            assert_eq!(outcome(&exchange), becomes, "an answer of {length} bytes");
         }
     }
 
@@ -310,7 +403,7 @@ mod tests {
         exchange.received(b"\0");
         assert_eq!(exchange.want(), Want::Read);
         exchange.ended();
-        assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+        assert_eq!(outcome(&exchange), Some(Outcome::Served));
     }
 
     #[test]
@@ -326,7 +419,7 @@ mod tests {
             exchange.received(&vec![b'x'; DRAIN_LIMIT - 1]);
             assert_eq!(exchange.want(), Want::Read);
             exchange.received(b"x");
-            assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+            assert_eq!(outcome(&exchange), Some(Outcome::Served));
         }
     }
 
@@ -336,19 +429,59 @@ mod tests {
             let mut request = *REQUEST;
             request[index] ^= 0x20;
             let exchange = fed(&[&request[..=index]]);
-            assert_eq!(exchange.want(), Want::Close(Outcome::Malformed), "byte {index}");
+            let ending = Ending { outcome: Outcome::Malformed, quoted: request[..=index].into() };
+            assert_eq!(exchange.want(), Want::Close(&ending), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn what_is_quoted_of_no_request_is_short() {
+        let exchange = fed(&[&[b'x'; 1000]]);
+        assert!(matches!(exchange.want(), Want::Close(ending) if *ending.quoted == [b'x'; QUOTED]));
+    }
+
+    #[test]
+    fn the_request_with_a_space_is_answered_however_it_is_cut() {
+        for cut in 1..SPACED_REQUEST.len() {
+            let (first, second) = SPACED_REQUEST.split_at(cut);
+            let exchange = fed(&[first, second]);
+            assert_eq!(exchange.want(), Want::Send { from: 0 }, "cut after {cut} bytes");
+        }
+        let by_the_book = fed(&[b"<policy-file-request />\0"]);
+        assert_eq!(by_the_book.state, fed(&[b"<policy-file-request/>\0"]).state);
+    }
+
+    #[test]
+    fn no_third_spelling_is_answered() {
+        for bytes in [
+            &b"<policy-file-request  />\0"[..],
+            b"<policy-file-request / >",
+            b"<policy-file-request/ >",
+            b"<policy-file-request>",
+            b"<policy-file -request/>",
+            b" <policy-file-request/>",
+        ] {
+            let exchange = fed(&[bytes]);
+            assert_eq!(outcome(&exchange), Some(Outcome::Malformed), "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
     fn an_end_before_the_request_is_whole_aborts() {
-        for length in 0..REQUEST.len() {
-            let mut exchange = Exchange::<PolicyRequest>::default();
-            if length > 0 {
-                exchange.received(&REQUEST[..length]);
-            }
+        for length in 1..REQUEST.len() {
+            let mut exchange = fed(&[&REQUEST[..length]]);
             exchange.ended();
-            assert_eq!(exchange.want(), Want::Close(Outcome::Aborted));
+            assert_eq!(outcome(&exchange), Some(Outcome::Aborted));
+        }
+    }
+
+    #[test]
+    fn whoever_leaves_without_a_byte_has_not_asked() {
+        let leave: [fn(&mut Exchange<PolicyRequest>); 2] = [Exchange::ended, Exchange::failed];
+        for leave in leave {
+            let mut exchange = Exchange::default();
+            leave(&mut exchange);
+            assert_eq!(outcome(&exchange), Some(Outcome::Unasked));
         }
     }
 
@@ -358,10 +491,10 @@ mod tests {
         exchange.sent(ANSWER, ANSWER);
         exchange.shut_down();
         exchange.close(Outcome::Timeout);
-        assert_eq!(exchange.want(), Want::Close(Outcome::Served));
+        assert_eq!(outcome(&exchange), Some(Outcome::Served));
         let mut unanswered = fed(&[REQUEST]);
         unanswered.close(Outcome::Timeout);
-        assert_eq!(unanswered.want(), Want::Close(Outcome::Timeout));
+        assert_eq!(outcome(&unanswered), Some(Outcome::Timeout));
     }
 
     proptest! {
@@ -390,10 +523,12 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 1..64),
         ) {
             let exchange = fed(&[&bytes]);
+            let spellings = [&REQUEST[..], SPACED_REQUEST];
             let answered = exchange.want() == Want::Send { from: 0 };
-            prop_assert_eq!(answered, bytes.starts_with(REQUEST));
+            prop_assert_eq!(answered, spellings.iter().any(|it| bytes.starts_with(it)));
             let waiting = exchange.want() == Want::Read;
-            prop_assert_eq!(waiting, bytes.len() < REQUEST.len() && REQUEST.starts_with(&bytes));
+            let begins = |it: &&[u8]| bytes.len() < it.len() && it.starts_with(&bytes);
+            prop_assert_eq!(waiting, !answered && spellings.iter().any(begins));
         }
     }
 }

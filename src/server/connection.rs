@@ -1,0 +1,207 @@
+//! One client: its socket, the exchange on it, and since when.
+//!
+//! It does what the exchange wants until that is over or the socket is not ready. It knows no
+//! other connection, and nothing of who closes it when.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::SockRef;
+
+use super::exchange::{Ending, Exchange, Outcome, PolicyRequest, Request, Want};
+use super::listener::Purpose;
+use super::scrape::{self, HttpRequest};
+use crate::document::Document;
+
+/// How often a connection is asked about again that the poll called writable and that was not.
+const FALSE_ALARMS: u8 = 16;
+
+/// A client and what is exchanged with it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    /// The other end.
+    pub(super) peer: SocketAddr,
+    /// When it was accepted.
+    pub(super) accepted: Instant,
+    stage: Stage,
+    /// What the poll has been told to wait for.
+    watched: Option<Interest>,
+    /// How often the poll called it ready and it was not.
+    false_alarms: u8,
+}
+
+/// What is exchanged.
+#[derive(Debug)]
+enum Stage {
+    Policy {
+        exchange: Exchange<PolicyRequest>,
+        /// The answer it began with, which a reload does not change.
+        document: Document,
+    },
+    Scrape {
+        exchange: Exchange<HttpRequest>,
+        /// The answer, once the request is known.
+        response: Option<Vec<u8>>,
+    },
+}
+
+/// How far an exchange has got.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// It goes on when the socket is ready for this.
+    Blocked(Interest),
+    /// It is over.
+    Ended(Ending),
+}
+
+/// Where the answer to a request comes from.
+trait Answer<R> {
+    /// The whole answer to a request that is complete; the same at every call.
+    fn to(&mut self, request: &R) -> &[u8];
+}
+
+impl Answer<PolicyRequest> for Document {
+    fn to(&mut self, _: &PolicyRequest) -> &[u8] {
+        self.bytes()
+    }
+}
+
+/// The response to a scrape, which is written when it is first asked for.
+struct Response<'a> {
+    written: &'a mut Option<Vec<u8>>,
+    metrics: &'a dyn Fn() -> String,
+}
+
+impl Answer<HttpRequest> for Response<'_> {
+    fn to(&mut self, request: &HttpRequest) -> &[u8] {
+        self.written.get_or_insert_with(|| scrape::response(request, self.metrics))
+    }
+}
+
+/// Does whatever an exchange wants until it is over or has to wait.
+fn drive<R: Request>(
+    mut stream: &TcpStream,
+    exchange: &mut Exchange<R>,
+    answer: &mut impl Answer<R>,
+    buffer: &mut [u8],
+) -> Progress {
+    loop {
+        let (step, interest) = match exchange.want() {
+            Want::Read => {
+                let read = stream.read(buffer).map(|count| match count {
+                    0 => exchange.ended(),
+                    count => exchange.received(&buffer[..count]),
+                });
+                (read, Interest::READABLE)
+            }
+            Want::Send { from } => {
+                let bytes = answer.to(exchange.request());
+                // MSG_MORE holds the last segment back until the shutdown that follows at once, so
+                // that the end of the answer and the FIN leave in one.
+                let sent = SockRef::from(stream)
+                    .send_with_flags(&bytes[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
+                    .map(|count| exchange.sent(count, bytes.len()));
+                (sent, Interest::WRITABLE)
+            }
+            Want::ShutDown => {
+                let shut_down = stream.shutdown(Shutdown::Write).map(|()| exchange.shut_down());
+                (shut_down, Interest::WRITABLE)
+            }
+            Want::Close(ending) => return Progress::Ended(ending.clone()),
+        };
+        match step {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Progress::Blocked(interest);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => exchange.failed(),
+        }
+    }
+}
+
+impl Connection {
+    /// A client that is to have `document`.
+    pub(super) fn for_policy(
+        stream: TcpStream,
+        peer: SocketAddr,
+        accepted: Instant,
+        document: Document,
+    ) -> Self {
+        let stage = Stage::Policy { exchange: Exchange::default(), document };
+        Self { stream, peer, accepted, stage, watched: None, false_alarms: 0 }
+    }
+
+    /// A client that is to have the metrics, once it asks as `request` expects.
+    pub(super) fn for_metrics(
+        stream: TcpStream,
+        peer: SocketAddr,
+        accepted: Instant,
+        request: HttpRequest,
+    ) -> Self {
+        let stage = Stage::Scrape { exchange: Exchange::of(request), response: None };
+        Self { stream, peer, accepted, stage, watched: None, false_alarms: 0 }
+    }
+
+    /// What it is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self.stage {
+            Stage::Policy { .. } => Purpose::Policy,
+            Stage::Scrape { .. } => Purpose::Metrics,
+        }
+    }
+
+    /// Goes on with the exchange. `buffer` is what is read into; `metrics` is called where they
+    /// are asked for.
+    pub(super) fn advance(&mut self, buffer: &mut [u8], metrics: &dyn Fn() -> String) -> Progress {
+        match &mut self.stage {
+            Stage::Policy { exchange, document } => drive(&self.stream, exchange, document, buffer),
+            Stage::Scrape { exchange, response } => {
+                drive(&self.stream, exchange, &mut Response { written: response, metrics }, buffer)
+            }
+        }
+    }
+
+    /// Has the poll say under `token` when the socket is ready for `interest`.
+    pub(super) fn watch(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match self.watched.replace(interest) {
+            None => registry.register(&mut self.stream, token, interest),
+            // Reading until it would block arms the edge again. A write that blocks though the
+            // poll called it ready does so too, by the book; asking again costs little, and a
+            // socket that goes on like this has its deadline.
+            Some(before) if before == interest => {
+                if interest.is_readable() || self.false_alarms == FALSE_ALARMS {
+                    return Ok(());
+                }
+                self.false_alarms += 1;
+                registry.reregister(&mut self.stream, token, interest)
+            }
+            Some(_) => registry.reregister(&mut self.stream, token, interest),
+        }
+    }
+
+    /// Says what becomes of a connection that is closed before its end, because of `outcome`.
+    ///
+    /// Its request may have come since the poll last looked, and then it is answered: under a
+    /// flood, the oldest connection is not always one of the flood's.
+    pub(super) fn end(&mut self, outcome: Outcome, buffer: &mut [u8]) -> Ending {
+        match &mut self.stage {
+            Stage::Policy { exchange, document } => {
+                match drive(&self.stream, exchange, document, buffer) {
+                    Progress::Ended(ending) => ending,
+                    Progress::Blocked(_) => std::mem::take(exchange).ending(outcome),
+                }
+            }
+            Stage::Scrape { .. } => outcome.into(),
+        }
+    }
+}

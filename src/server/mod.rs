@@ -1,0 +1,589 @@
+//! The event loop: it accepts, drives every exchange, keeps the deadlines, and answers to signals.
+//!
+//! It owns the order of things; its rooms own the pieces. It knows nothing of files: a new policy
+//! comes from the closure it was given. Nothing a client does can make the work, the memory or the
+//! log lines unbounded.
+
+mod connection;
+pub mod exchange;
+mod incidents;
+pub mod limits;
+mod listener;
+mod manager;
+pub mod metrics;
+mod scrape;
+mod signals;
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime};
+
+use log::{debug, error, info};
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::SigSet;
+
+pub use listener::{Listener, Purpose};
+
+use crate::document::Document;
+use crate::logging;
+use crate::notify::Notifier;
+use connection::{Connection, Progress};
+use exchange::{Ending, Outcome};
+use incidents::{Incidents, ServedLines};
+use limits::{Connections, Eviction, Limits, Source};
+use listener::{Admission, Remedy};
+use manager::Manager;
+use metrics::{Counters, Gauges};
+use scrape::{Hosts, HttpRequest};
+use signals::{Asked, Signals, StopSignal};
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 1024;
+
+/// Connections accepted from one listener before the others have their turn.
+const ACCEPT_BATCH: u32 = 256;
+
+/// What is read at a time, into one buffer for all connections. A request is 23 bytes; what comes
+/// with one in the same segment should fit as well.
+const READ_BUFFER: usize = 16 * 1024;
+
+/// Unfinished scrapes, from all sources. They have a table of their own, so that no number of
+/// scrapers takes the place of a player.
+pub const SCRAPES: usize = 16;
+
+/// Everything a reload can change.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// What is answered.
+    pub document: Document,
+    /// How many rules it holds.
+    pub rules: usize,
+    /// What clients may use up.
+    pub limits: Limits,
+    /// Whether each request served is logged.
+    pub log_requests: bool,
+    /// When it was read, by the clock on the wall.
+    pub loaded: SystemTime,
+}
+
+/// Reads the configuration again. An error leaves the old service in place; it is logged line by
+/// line.
+pub type Reload = Box<dyn FnMut() -> Result<Service, Box<dyn std::error::Error>>>;
+
+/// The server could not be set up, or its poll failed.
+#[derive(Debug)]
+pub struct ServerError {
+    doing: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.doing, self.error)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+fn failed(doing: &'static str) -> impl Fn(io::Error) -> ServerError {
+    move |error| ServerError { doing, error }
+}
+
+/// The signals the server answers to. From here on they are held back from the process, to be
+/// read by its loop.
+///
+/// # Errors
+/// The signal mask cannot be changed.
+pub fn block_signals() -> Result<SigSet, ServerError> {
+    signals::block().map_err(|errno| failed("block signals")(errno.into()))
+}
+
+/// What an event is about. Connections count up from 0 and scrapes from the middle; listeners
+/// count down from below the signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wakes {
+    Signals,
+    Listener(usize),
+    Connection(Purpose, usize),
+}
+
+impl Wakes {
+    const SIGNALS: usize = usize::MAX;
+    const LAST_LISTENER: usize = Self::SIGNALS - 1;
+    const LISTENERS: usize = 4096;
+    const FIRST_SCRAPE: usize = usize::MAX / 2;
+}
+
+impl From<Wakes> for Token {
+    fn from(wakes: Wakes) -> Self {
+        Self(match wakes {
+            Wakes::Signals => Wakes::SIGNALS,
+            Wakes::Listener(index) => Wakes::LAST_LISTENER - index,
+            Wakes::Connection(Purpose::Policy, key) => key,
+            Wakes::Connection(Purpose::Metrics, key) => Wakes::FIRST_SCRAPE + key,
+        })
+    }
+}
+
+impl From<Token> for Wakes {
+    fn from(Token(number): Token) -> Self {
+        match number {
+            Self::SIGNALS => Self::Signals,
+            number if number > Self::LAST_LISTENER - Self::LISTENERS => {
+                Self::Listener(Self::LAST_LISTENER - number)
+            }
+            number if number >= Self::FIRST_SCRAPE => {
+                Self::Connection(Purpose::Metrics, number - Self::FIRST_SCRAPE)
+            }
+            number => Self::Connection(Purpose::Policy, number),
+        }
+    }
+}
+
+/// The daemon at work.
+pub struct Server {
+    poll: Poll,
+    signals: Signals,
+    listeners: Vec<Listener>,
+    players: Connections<Connection>,
+    scrapes: Connections<Connection>,
+    /// The most connections that the descriptors allow, whatever the configuration says.
+    capacity: usize,
+    service: Service,
+    reload: Reload,
+    manager: Manager,
+    counters: Counters,
+    incidents: Incidents,
+    buffer: Box<[u8]>,
+    /// When the last connection is given up, once the server stops.
+    stopping: Option<Instant>,
+}
+
+impl Server {
+    /// Sets up the loop around sockets that are bound already. `capacity` is the most unfinished
+    /// connections that the descriptor limit allows, [`SCRAPES`] not counted.
+    ///
+    /// # Errors
+    /// The system gives no poll or signal descriptor, or refuses to watch a socket.
+    pub fn new(
+        mut listeners: Vec<Listener>,
+        signals: &SigSet,
+        capacity: usize,
+        service: Service,
+        reload: Reload,
+        notifier: Notifier,
+    ) -> Result<Self, ServerError> {
+        let poll = Poll::new().map_err(failed("create a poll"))?;
+        let registry = poll.registry();
+        let signals = Signals::new(signals).map_err(failed("create a signal descriptor"))?;
+        signals.watch(registry, Wakes::Signals.into()).map_err(failed("watch signals"))?;
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            listener.number = number;
+            listener
+                .watch(registry, Wakes::Listener(number).into())
+                .map_err(failed("watch a listening socket"))?;
+        }
+        let Limits { connections, connections_per_source, .. } = service.limits;
+        Ok(Self {
+            poll,
+            signals,
+            listeners,
+            players: Connections::new(connections.min(capacity), connections_per_source),
+            scrapes: Connections::new(SCRAPES, SCRAPES),
+            capacity,
+            service,
+            reload,
+            manager: Manager::new(notifier, Instant::now()),
+            counters: Counters::default(),
+            incidents: Incidents::new(),
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            stopping: None,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT, and until what was in flight then is finished.
+    ///
+    /// # Errors
+    /// The poll itself fails.
+    pub fn run(mut self) -> Result<(), ServerError> {
+        info!("{}", self.status());
+        self.manager.ready(&self.status());
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let now = Instant::now();
+            let timeout = self.next_timer(now).map(|at| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed("poll")(error)),
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token().into() {
+                    Wakes::Signals => self.take_signals(now),
+                    Wakes::Listener(number) => {
+                        let mut listeners = self.listeners.iter_mut();
+                        if let Some(listener) = listeners.find(|it| it.number == number) {
+                            listener.somebody_came();
+                        }
+                    }
+                    Wakes::Connection(purpose, key) => self.resume(purpose, key),
+                }
+            }
+            for index in 0..self.listeners.len() {
+                self.accept(index, now);
+            }
+            self.keep_time(now);
+            if let Some(deadline) = self.stopping {
+                if self.open() == 0 || deadline <= now {
+                    break;
+                }
+            }
+        }
+        self.finish();
+        Ok(())
+    }
+
+    /// When the loop has to wake even if nothing happens; `None` is never.
+    fn next_timer(&self, now: Instant) -> Option<Instant> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.due(now))
+            .chain([
+                self.players.next_deadline(),
+                self.scrapes.next_deadline(),
+                self.manager.due(self.counters.total()),
+                self.incidents.due(),
+                self.stopping,
+            ])
+            .flatten()
+            .min()
+    }
+
+    /// Does everything whose time has come.
+    fn keep_time(&mut self, now: Instant) {
+        for purpose in [Purpose::Policy, Purpose::Metrics] {
+            while let Some(connection) = self.unfinished(purpose).remove_expired(now) {
+                self.end(connection, Outcome::Timeout);
+            }
+        }
+        if self.manager.due(self.counters.total()).is_some_and(|due| due <= now) {
+            let status = self.status();
+            self.manager.keep_time(now, self.counters.total(), || status);
+        }
+        self.incidents.settle(now);
+    }
+
+    /// The unfinished connections of one kind.
+    fn unfinished(&mut self, purpose: Purpose) -> &mut Connections<Connection> {
+        match purpose {
+            Purpose::Policy => &mut self.players,
+            Purpose::Metrics => &mut self.scrapes,
+        }
+    }
+
+    /// How many connections are unfinished, scrapes among them.
+    fn open(&self) -> usize {
+        self.players.len() + self.scrapes.len()
+    }
+
+    /// Takes connections from one listener's queue until nobody waits, accepting fails, or the
+    /// others have waited long enough.
+    fn accept(&mut self, index: usize, now: Instant) {
+        let mut accepted = now;
+        for _ in 0..ACCEPT_BATCH {
+            let listener = &mut self.listeners[index];
+            match listener.admit(now) {
+                Admission::Client(stream, peer) => {
+                    let connection = match listener.purpose {
+                        Purpose::Policy => {
+                            let document = self.service.document.clone();
+                            Connection::for_policy(stream, peer, accepted, document)
+                        }
+                        Purpose::Metrics => {
+                            let request = HttpRequest::to(hosts(listener.address));
+                            Connection::for_metrics(stream, peer, accepted, request)
+                        }
+                    };
+                    accepted = self.welcome(connection);
+                }
+                Admission::Nobody => return,
+                Admission::Failed(failure) => {
+                    self.counters.accept_errors += 1;
+                    self.incidents.accept_failed(listener.address, &failure, now);
+                    if failure.remedy == Remedy::MakeRoom && !self.make_room(now) {
+                        self.listeners[index].pause(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the oldest connection, where there is one. The newcomer may well have sent a whole
+    /// request; the oldest has had its chance.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let oldest = self.players.remove_oldest();
+        let found = oldest.is_some();
+        if let Some(oldest) = oldest {
+            self.evict(oldest, Eviction::Total, now);
+        }
+        found
+    }
+
+    /// Answers a new connection at once where its request is there already, else keeps it.
+    /// Returns the time when that was done, which is when the next one is accepted.
+    fn welcome(&mut self, mut connection: Connection) -> Instant {
+        let gauges = self.gauges();
+        let metrics = || metrics::text(&self.counters, &gauges);
+        match connection.advance(&mut self.buffer, &metrics) {
+            Progress::Ended(ending) => self.close(connection, &ending),
+            Progress::Blocked(interest) => {
+                self.keep(connection, interest);
+                Instant::now()
+            }
+        }
+    }
+
+    /// Puts a connection among the unfinished ones, where others may have to make room for it.
+    fn keep(&mut self, connection: Connection, interest: Interest) {
+        let (purpose, now) = (connection.purpose(), connection.accepted);
+        let source = Source::from(connection.peer.ip());
+        while let Some((evicted, eviction)) = self.unfinished(purpose).make_room(source) {
+            self.evict(evicted, eviction, now);
+        }
+        let mut deadline = now + self.service.limits.request_timeout;
+        if let Some(end) = self.stopping {
+            deadline = deadline.min(end);
+        }
+        let key = self.unfinished(purpose).insert(source, deadline, connection);
+        self.watch(purpose, key, interest);
+    }
+
+    /// Has the poll say when a connection can go on; gives it up if the poll refuses.
+    fn watch(&mut self, purpose: Purpose, key: usize, interest: Interest) {
+        let table = match purpose {
+            Purpose::Policy => &mut self.players,
+            Purpose::Metrics => &mut self.scrapes,
+        };
+        let Some(connection) = table.get_mut(key) else { return };
+        let token = Wakes::Connection(purpose, key).into();
+        if let Err(error) = connection.watch(self.poll.registry(), token, interest) {
+            debug!("cannot watch a connection from {}: {error}", connection.peer);
+            if let Some(connection) = table.remove(key) {
+                self.end(connection, Outcome::Aborted);
+            }
+        }
+    }
+
+    /// Goes on with a connection whose socket has become ready.
+    fn resume(&mut self, purpose: Purpose, key: usize) {
+        let gauges = self.gauges();
+        let table = match purpose {
+            Purpose::Policy => &mut self.players,
+            Purpose::Metrics => &mut self.scrapes,
+        };
+        // Closed in this very round, perhaps to make room: its event comes too late.
+        let Some(connection) = table.get_mut(key) else { return };
+        let metrics = || metrics::text(&self.counters, &gauges);
+        match connection.advance(&mut self.buffer, &metrics) {
+            Progress::Blocked(interest) => self.watch(purpose, key, interest),
+            Progress::Ended(ending) => {
+                if let Some(connection) = table.remove(key) {
+                    self.close(connection, &ending);
+                }
+            }
+        }
+    }
+
+    /// Closes a connection that has not come to its end by itself.
+    fn end(&mut self, mut connection: Connection, outcome: Outcome) {
+        let ending = connection.end(outcome, &mut self.buffer);
+        self.close(connection, &ending);
+    }
+
+    /// Closes a connection to make room for another.
+    fn evict(&mut self, connection: Connection, eviction: Eviction, now: Instant) {
+        let outcome = match eviction {
+            Eviction::Total => Outcome::Evicted,
+            Eviction::Source => Outcome::SourceLimit,
+        };
+        if connection.purpose() == Purpose::Policy {
+            let open = self.players.len() + 1;
+            self.incidents.made_room(connection.peer, eviction, open, now);
+        }
+        self.end(connection, outcome);
+    }
+
+    /// Closes a connection that has been taken out, counts what became of it, and returns the time
+    /// when that was done. Scrapes are not counted among the requests that they report.
+    fn close(&mut self, connection: Connection, ending: &Ending) -> Instant {
+        let (peer, accepted, purpose) =
+            (connection.peer, connection.accepted, connection.purpose());
+        drop(connection);
+        // The close is a part of what a request costs.
+        let now = Instant::now();
+        if purpose == Purpose::Policy {
+            let duration = now.saturating_duration_since(accepted);
+            self.counters.record(ending.outcome, duration);
+            let served = if self.service.log_requests {
+                ServedLines::Written
+            } else {
+                ServedLines::Unwanted
+            };
+            self.incidents.ended(peer, ending, duration, served, now);
+        }
+        now
+    }
+
+    /// What is so at this moment.
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            connections: self.open(),
+            policy_rules: self.service.rules,
+            policy_bytes: self.service.document.bytes().len(),
+            config_loaded: self.service.loaded,
+            log_lines_dropped: logging::lines_dropped(),
+        }
+    }
+
+    fn take_signals(&mut self, now: Instant) {
+        while let Some(asked) = self.signals.next() {
+            match asked {
+                Asked::Reload => self.reload(),
+                Asked::Counters => info!(
+                    "{}, open {}, log lines dropped {}",
+                    self.counters,
+                    self.open(),
+                    logging::lines_dropped()
+                ),
+                Asked::Stop(signal) => self.stop(signal, now),
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        self.manager.reloading();
+        match (self.reload)() {
+            Ok(service) => {
+                let Limits { connections, connections_per_source, .. } = service.limits;
+                self.players.set_limits(connections.min(self.capacity), connections_per_source);
+                self.service = service;
+                self.counters.reloaded();
+                info!(
+                    "reloaded: {}, {} bytes",
+                    Rules(self.service.rules),
+                    self.service.document.bytes().len()
+                );
+                self.manager.ready(&self.status());
+            }
+            Err(problems) => {
+                self.counters.reload_failed();
+                for line in problems.to_string().lines() {
+                    error!("{line}");
+                }
+                error!("reload failed: the old policy keeps serving");
+                let status = format!("reload failed, old policy kept; {}", self.status());
+                self.manager.ready(&status);
+            }
+        }
+    }
+
+    /// Stops accepting, and gives what is in flight the time of one request to finish.
+    ///
+    /// Where somebody else keeps the socket open (a socket unit, or the descriptor store over a
+    /// restart), closing ours would leave clients in its queue unanswered for as long as the
+    /// slowest one in flight takes: there, they are served until then.
+    fn stop(&mut self, signal: StopSignal, now: Instant) {
+        if self.stopping.is_some() {
+            info!("{signal} again: stopping at once");
+            self.stopping = Some(now);
+            return;
+        }
+        self.stopping = Some(now + self.service.limits.request_timeout);
+        self.manager.stopping(&self.status());
+        info!("{signal}: stopping; {}", self.status());
+        self.empty_queues(now);
+        self.listeners.retain(|listener| listener.is_kept);
+    }
+
+    /// Accepts what is left in the queues of the listeners, so that closing them resets nobody.
+    fn empty_queues(&mut self, now: Instant) {
+        for index in 0..self.listeners.len() {
+            self.listeners[index].look_again();
+            // As many as the longest queue holds by default, 4096: no flood keeps us from ending.
+            for _ in 0..4096 / ACCEPT_BATCH {
+                self.accept(index, now);
+                if self.listeners[index].due(now) != Some(now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.empty_queues(Instant::now());
+        for purpose in [Purpose::Policy, Purpose::Metrics] {
+            while let Some(connection) = self.unfinished(purpose).remove_oldest() {
+                self.end(connection, Outcome::Timeout);
+            }
+        }
+        info!("stopped: {}", self.counters);
+    }
+
+    /// One line about how it goes.
+    fn status(&self) -> String {
+        let addresses = |purpose| {
+            let of_purpose = self.listeners.iter().filter(move |it| it.purpose == purpose);
+            let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
+            addresses.join(", ")
+        };
+        let mut status =
+            format!("serving {} on {}", Rules(self.service.rules), addresses(Purpose::Policy));
+        let metrics = addresses(Purpose::Metrics);
+        if !metrics.is_empty() {
+            status.push_str(", metrics on ");
+            status.push_str(&metrics);
+        }
+        let (served, unserved) =
+            (self.counters.requests(Outcome::Served), self.counters.unserved());
+        status + &format!("; {served} served, {unserved} not, {} open", self.open())
+    }
+}
+
+/// The hosts by which the metrics at an address may be asked for.
+fn hosts(address: SocketAddr) -> Hosts {
+    if address.ip().to_canonical().is_loopback() { Hosts::Local } else { Hosts::Any }
+}
+
+/// A number of rules, in words.
+struct Rules(usize);
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 rule"),
+            count => write!(f, "{count} rules"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_what_it_was_made_for() {
+        for wakes in [
+            Wakes::Signals,
+            Wakes::Listener(0),
+            Wakes::Listener(Wakes::LISTENERS - 1),
+            Wakes::Connection(Purpose::Policy, 0),
+            Wakes::Connection(Purpose::Policy, Wakes::FIRST_SCRAPE - 1),
+            Wakes::Connection(Purpose::Metrics, 0),
+            Wakes::Connection(Purpose::Metrics, SCRAPES),
+        ] {
+            assert_eq!(Wakes::from(Token::from(wakes)), wakes);
+        }
+    }
+}

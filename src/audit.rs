@@ -276,7 +276,8 @@ fn is_judged(address: SocketAddr, listen: &[SocketAddr]) -> bool {
 }
 
 /// Where to connect to in order to reach what is bound to `address`.
-fn reachable(address: SocketAddr) -> SocketAddr {
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -41,8 +41,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     match &cli.command {
         Command::Serve => commands::serve::run(&cli),
-        Command::Check { json } => commands::check::run(&cli.config, *json),
+        Command::Check(asked) => commands::check::run(&cli.config, asked),
         Command::Show(show) => commands::show::run(&cli.config, *show),
+        Command::Diff { json } => commands::diff::run(&cli.config, *json),
         Command::Explain(asked) => commands::explain::run(&cli.config, asked),
         Command::Probe(asked) => commands::probe::run(asked),
         Command::Audit(asked) => commands::audit::run(&cli.config, *asked),

@@ -190,7 +190,7 @@ fn the_json_tells_all_about_a_listener() {
         assert_eq!(
             answer["granted"][0]["listeners"],
             json!([{
-                "address": "::", "port": 5000, "uid": 0,
+                "address": "::", "port": 5000, "uid": 0, "user": "root",
                 "pid": std::process::id(), "process": name.trim_end(),
             }])
         );
@@ -217,6 +217,10 @@ fn a_policy_that_was_not_reloaded_differs() {
         let answer = audit_json(&daemon.directory);
         assert_eq!(policy_port(&answer, POLICY_PORT)["state"], "other-policy");
         assert_eq!(answer["differences"], 1);
+        let printed = audit(&daemon.directory, &[]).stdout;
+        let difference = "configured policy (1 rule to add, 1 rule to take away: see masterpolicyd \
+                          diff); reload";
+        assert!(printed.contains(difference), "{printed}");
     });
 }
 
@@ -398,7 +402,10 @@ fn who_may_not_see_a_process_is_told_the_user() {
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             answer["not-granted"],
-            json!([{"address": "0.0.0.0", "port": 5000, "uid": 0, "pid": null, "process": null}])
+            json!([{
+                "address": "0.0.0.0", "port": 5000, "uid": 0, "user": "root",
+                "pid": null, "process": null,
+            }])
         );
     });
 }
@@ -565,7 +572,7 @@ fn on_a_terminal_it_is_a_table() {
         let plain = print("1");
         assert!(plain.windows(4).any(|lines| lines == table), "{plain:#?}");
         let coloured = print("");
-        let red = "\u{1b}[1m\u{1b}[31mnot-served  \u{1b}[0m";
+        let red = "\u{1b}[1m\u{1b}[31mnot-served\u{1b}[0m";
         assert!(coloured.iter().any(|line| line.contains(red)), "{coloured:#?}");
     });
 }

@@ -100,3 +100,68 @@ fn started_as_root_there_must_be_a_user_to_become() {
     }
     assert_eq!(scratch.run(&["show", "policy"]).status.code(), Some(0), "only to serve");
 }
+
+#[test]
+fn a_file_is_judged_alone_before_it_is_installed() {
+    let scratch = Scratch::new();
+    let rule = "[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 5000\n";
+    scratch.file("game.toml", rule);
+    scratch.file("game.xml", "<cross-domain-policy><allow-access-from domain=\"a.test\" to-ports=\"80\"/></cross-domain-policy>");
+    scratch.file("main.toml", format!("meta-policy = \"none\"\ngrantable-ports = \"80\"\n{rule}"));
+    scratch.file("broken.toml", "[[allow-access-from]]\ndomain = \"http://a.test/\"\n");
+    scratch.file("game.toml.new", rule);
+    scratch.directory("policy.d");
+    scratch.file("policy.d/settings.toml", format!("meta-policy = \"all\"\n{rule}"));
+    for (files, code, words) in [
+        (&["game.toml"][..], 0, "sound: 1 rule; no warnings\n"),
+        (&["game.xml"], 0, "sound: 1 rule; no warnings\n"),
+        (&["game.toml", "game.xml"], 0, "sound: 2 files, 2 rules; no warnings\n"),
+        (&["main.toml"], 1, "main.toml:3:1: this rule grants 5000, more than the"),
+        (&["broken.toml", "game.toml"], 1, "broken.toml:2:10: "),
+        (&["game.toml.new"], 0, "under this name it is skipped\n"),
+        (&["policy.d/settings.toml"], 1, "policy.d/settings.toml:1:1: "),
+        (&["gone.toml"], 2, "gone.toml:1:1: cannot read: "),
+    ] {
+        let output = scratch.run(&[&["check"], files].concat());
+        let told = text(&output.stdout);
+        assert!(told.contains(words), "{files:?}: {told}");
+        assert_eq!(output.status.code(), Some(code), "{files:?}: {told}");
+    }
+    // There is no configuration here at all.
+    assert_eq!(scratch.run(&["check"]).status.code(), Some(2));
+    for name in ["-t", "configtest", "validate"] {
+        assert_eq!(scratch.run(&[name, "game.toml"]).status.code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn quiet_is_silent_about_what_is_sound() {
+    let scratch = Scratch::new();
+    scratch.file("open.toml", "[[allow-access-from]]\ndomain = \"*\"\nto-ports = \"*\"\n");
+    scratch.file("broken.toml", "domain = 1\n[[allow-access-from]]\ndomain = \"*\"\n");
+    let warned = scratch.run(&["check", "open.toml"]);
+    assert!(text(&warned.stdout).contains("warning: "), "{warned:?}");
+    let quiet = scratch.run(&["check", "-q", "open.toml"]);
+    assert_eq!((text(&quiet.stdout), quiet.status.code()), (String::new(), Some(0)));
+    let quiet = scratch.run(&["check", "-q", "broken.toml"]);
+    assert!(text(&quiet.stdout).contains("broken.toml:"), "{quiet:?}");
+    assert_eq!(quiet.status.code(), Some(1));
+}
+
+#[test]
+fn json_lists_what_is_masked_and_what_is_skipped() {
+    let scratch = Scratch::new();
+    scratch
+        .file("masterpolicyd.toml", "user = \"nobody\"\npolicy-dirs = [\"first\", \"second\"]\n");
+    let rule = "[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 5000\n";
+    for directory in ["first", "second"] {
+        scratch.directory(directory);
+        scratch.file(&format!("{directory}/game.toml"), rule);
+    }
+    scratch.file("second/README", "");
+    let json = scratch.run(&["check", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let masked = serde_json::json!([{"path": "second/game.toml", "by": "first/game.toml"}]);
+    assert_eq!(json["masked"], masked);
+    assert_eq!(json["skipped"], serde_json::json!(["second/README"]));
+}

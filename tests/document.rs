@@ -97,6 +97,7 @@ proptest! {
             warnings: Vec::new(),
             files: Vec::new(),
             masked: Vec::new(),
+            skipped: Vec::new(),
             trusted: Trusted { starting_uid: 0, service_uid: None },
         };
         let path = scratch.file("masterpolicyd.toml", configuration.to_toml());

@@ -279,11 +279,57 @@ to allow it:
 domain = "www.other.test"
 to-ports = "5000"
 secure = true
+
+# then: masterpolicyd check && systemctl reload masterpolicyd
 "#,
         main = main.display()
     );
     assert_eq!(answer.stdout, expected);
     assert_eq!(answer.code, Some(1));
+}
+
+#[test]
+fn an_origin_and_a_port_may_be_words() {
+    let host = Host::new(RULES);
+    let as_options = host.explain("--origin a.example.com --port 5000");
+    for words in ["a.example.com 5000", "--policy-port 843 a.example.com 5000"] {
+        let answer = host.explain(words);
+        assert_eq!((answer.code, &answer.stdout), (Some(0), &as_options.stdout), "{answer:?}");
+    }
+    for wrong in
+        ["a.example.com", "--origin a.example.com 5000", "a.test 5000 --port 80", "--port 80"]
+    {
+        assert_eq!(host.explain(wrong).code, Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn an_origin_or_a_port_that_is_none_is_answered_with_what_to_write() {
+    let host = Host::new(RULES);
+    for (origin, port, words) in [
+        ("*", "5000", "an origin is one site and not a pattern"),
+        ("", "5000", "no site is named; write one, such as https://www.example.com/"),
+        ("www.example.com.", "5000", "leave out the dot at the end of the name: www.example.com"),
+        ("a.test", "abc", "a port is a number between 1 and 65535"),
+        ("a.test", "0", "a port is a number between 1 and 65535"),
+        ("a.test", "65536", "a port is a number between 1 and 65535"),
+    ] {
+        let output = host.command("").args(["--origin", origin, "--port", port]).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(words), "{origin} {port}: {told}");
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+/// `listen` has 843 by default, and the question was about a copy of the policy elsewhere.
+#[test]
+fn no_setting_is_advised_that_is_set() {
+    let host = Host::new(RULES);
+    let answer = host.explain("intra.test 80 --policy-port 1843");
+    assert_eq!(answer.code, Some(1));
+    assert!(!answer.stdout.contains("set listen"), "{}", answer.stdout);
+    assert!(answer.stdout.contains("take the policy from port 843"), "{}", answer.stdout);
+    assert!(!answer.stdout.contains("# then"), "nothing changes: {}", answer.stdout);
 }
 
 #[test]
@@ -388,12 +434,12 @@ fn wrong_usage_is_told_from_a_refusal() {
         ("", "--origin"),
         ("--origin a.test", "--port"),
         ("--port 5000", "--origin"),
-        ("--origin a.test --port 0", "0 is not in 1..=65535"),
-        ("--origin a.test --port 65536", "65536 is not in 1..=65535"),
-        ("--origin a.test --port http", "invalid digit"),
-        ("--origin a.test --port 1 --policy-port 0", "0 is not in 1..=65535"),
+        ("--origin a.test --port 0", "a port is a number"),
+        ("--origin a.test --port 65536", "a port is a number"),
+        ("--origin a.test --port http", "a port is a number"),
+        ("--origin a.test --port 1 --policy-port 0", "a port is a number"),
         ("--origin ftp://a.test --port 1", "an origin is an http or https URL"),
-        ("--origin *.a.test --port 1", "wildcard"),
+        ("--origin *.a.test --port 1", "not a pattern"),
     ] {
         let answer = host.explain(arguments);
         assert_eq!((answer.code, &*answer.stdout), (Some(2), ""), "{arguments}: {answer:?}");

@@ -12,7 +12,7 @@ use support::daemon::{MAIN_FILE, PROGRAM};
 use support::{Directory, skip};
 
 /// Every command that prints, with the exit code of one whose answer could not be written.
-const PRINTING: [(&[&str], i32); 15] = [
+const PRINTING: [(&[&str], i32); 16] = [
     (&["check"], 2),
     (&["check", "--json"], 2),
     (&["show", "policy"], 2),
@@ -21,6 +21,7 @@ const PRINTING: [(&[&str], i32); 15] = [
     (&["show", "config"], 2),
     (&["explain", "--origin", "a.test", "--port", "5000"], 2),
     (&["explain", "--origin", "a.test", "--port", "5000", "--json"], 2),
+    (&["check", MAIN_FILE], 2),
     (&["audit"], 2),
     (&["audit", "--json"], 2),
     (&["probe", "--policy-port", "1", "127.0.0.1", "1"], 2),

@@ -10,14 +10,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use nix::unistd::{Uid, User};
 use serde::Serialize;
 
+use super::diff::Difference;
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
+use super::table::{Cell, Table};
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::audit::{
-    self, Answer, Audit, Grant, GrantState, Holder, PolicyPort, PortState, Questions, REDIRECT_PORT,
+    self, Answer, Audit, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
+    REDIRECT_PORT,
 };
 use crate::cli;
 use crate::config::Configuration;
@@ -25,8 +29,9 @@ use crate::document::Document;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
-use crate::probe::MASTER_LIMIT;
+use crate::printable::Escaped;
 use crate::probe::player::{self, End};
+use crate::probe::{self, MASTER_LIMIT};
 
 /// How many addresses are asked at a time.
 const AT_A_TIME: usize = 64;
@@ -108,17 +113,6 @@ struct Row {
     note: String,
 }
 
-const HEADINGS: [&str; 5] = ["ABOUT", "PORTS", "STATE", "LISTENING", "NOTE"];
-
-/// The column of the state, which has a colour.
-const STATE: usize = 2;
-
-impl Row {
-    fn cells(&self) -> [&str; 5] {
-        [self.about, &self.ports, self.state, &self.listeners, &self.note]
-    }
-}
-
 /// The answer as lines.
 struct Text<'a> {
     rows: &'a [Row],
@@ -129,14 +123,17 @@ struct Text<'a> {
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terminal.aligned {
-            self.write_table(f)?;
-        } else {
-            for row in self.rows {
-                let cells = row.cells().map(|cell| if cell.is_empty() { "-" } else { cell });
-                writeln!(f, "{}", cells.join("\t"))?;
-            }
+        let mut table = Table::new(["ABOUT", "PORTS", "STATE", "LISTENING", "NOTE"]);
+        for Row { about, ports, state, tone, listeners, note } in self.rows {
+            table.push([
+                (*about).into(),
+                ports.as_str().into(),
+                Cell::toned(*state, *tone),
+                listeners.as_str().into(),
+                note.as_str().into(),
+            ]);
         }
+        f.write_str(&table.render(self.terminal))?;
         let agree = |tone, word| self.terminal.paint(tone, word);
         if self.left_out > 0 {
             writeln!(
@@ -164,39 +161,10 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-impl Text<'_> {
-    fn write_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut widths = HEADINGS.map(str::len);
-        for row in self.rows {
-            for (width, cell) in widths.iter_mut().zip(row.cells()) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let pad = |cell: &str, column: usize| format!("{cell:<0$}  ", widths[column]);
-        let mut line = String::new();
-        for (column, heading) in HEADINGS.iter().enumerate() {
-            line += &pad(heading, column);
-        }
-        writeln!(f, "{}", self.terminal.paint(Tone::Faint, line.trim_end()))?;
-        for row in self.rows {
-            line.clear();
-            for (column, cell) in row.cells().into_iter().enumerate() {
-                let padded = pad(cell, column);
-                match row.tone {
-                    Some(tone) if column == STATE => line += &self.terminal.paint(tone, &padded),
-                    _ => line += &padded,
-                }
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
-    }
-}
-
 fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
     let mut rows = Vec::new();
     for port in &audit.policy_ports {
-        rows.push(policy_port_row(port));
+        rows.push(policy_port_row(port, configuration));
         if !port.others.is_empty() {
             rows.push(Row {
                 about: "policy port",
@@ -234,7 +202,7 @@ fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
     rows
 }
 
-fn policy_port_row(port: &PolicyPort) -> Row {
+fn policy_port_row(port: &PolicyPort, configuration: &Configuration) -> Row {
     let tone = match port.state {
         PortState::Served => Some(Tone::Good),
         state => state.is_difference().then_some(Tone::Bad),
@@ -245,11 +213,11 @@ fn policy_port_row(port: &PolicyPort) -> Row {
         state: port.state.code(),
         tone,
         listeners: describe_each(&port.listeners),
-        note: policy_port_note(port),
+        note: policy_port_note(port, configuration),
     }
 }
 
-fn policy_port_note(port: &PolicyPort) -> String {
+fn policy_port_note(port: &PolicyPort, configuration: &Configuration) -> String {
     let at = |holder, wanted: fn(Answer) -> bool| {
         let found =
             port.answers.iter().filter(|heard| heard.holder == holder && wanted(heard.answer));
@@ -263,9 +231,10 @@ fn policy_port_note(port: &PolicyPort) -> String {
             port.port
         ),
         PortState::OtherPolicy => format!(
-            "{} gives out something else than the configured policy; reload masterpolicyd, or \
+            "{} gives out something else than the configured policy{}; reload masterpolicyd, or \
              stop what listens there",
-            at(Holder::Judged, |answer| answer == Answer::Other)
+            at(Holder::Judged, |answer| answer == Answer::Other),
+            difference(port, configuration)
         ),
         PortState::Silent => format!(
             "{} gives out no policy, and players wait {} seconds for one; restart masterpolicyd, \
@@ -283,6 +252,19 @@ fn policy_port_note(port: &PolicyPort) -> String {
         }
         PortState::Held => "not in listen".into(),
         PortState::Free => String::new(),
+    }
+}
+
+/// In how many rules the first of the other policies differs; nothing where it is not a policy.
+fn difference(port: &PolicyPort, configuration: &Configuration) -> String {
+    let other = |heard: &&Heard| heard.holder == Holder::Judged && heard.answer == Answer::Other;
+    let Some(heard) = port.answers.iter().find(other) else { return String::new() };
+    match probe::fetch(heard.address, MASTER_LIMIT) {
+        Ok(served) => {
+            let difference = Difference::between(configuration, &served, heard.address);
+            format!(" ({difference}: see masterpolicyd diff)")
+        }
+        Err(_) => String::new(),
     }
 }
 
@@ -343,8 +325,16 @@ fn describe_each(listeners: &[Listener]) -> String {
 fn describe(listener: &Listener) -> String {
     match &listener.process {
         Some(process) => format!("{} {process}", listener.address),
-        None => format!("{} uid={}", listener.address, listener.uid),
+        None => match user(listener.uid) {
+            Some(name) => format!("{} user {}", listener.address, Escaped(&name)),
+            None => format!("{} uid {}", listener.address, listener.uid),
+        },
     }
+}
+
+/// The name of a user, where the system knows one.
+fn user(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
 #[derive(Serialize)]
@@ -393,6 +383,7 @@ struct ListenerJson {
     address: String,
     port: u16,
     uid: u32,
+    user: Option<String>,
     pid: Option<i32>,
     process: Option<String>,
 }
@@ -446,6 +437,7 @@ impl ListenerJson {
             address: listener.address.ip().to_string(),
             port: listener.address.port(),
             uid: listener.uid,
+            user: user(listener.uid),
             pid: listener.process.as_ref().map(|process| process.pid),
             process: listener.process.as_ref().map(|process| process.name.clone()),
         };

@@ -1,53 +1,112 @@
-//! `check`: reads the whole configuration as `serve` would, and prints every problem at once.
+//! `check`: reads the whole configuration as `serve` would, or single files before they are
+//! installed, and prints every problem at once.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::output::Output;
-use super::{exit_of, with_excerpt};
-use crate::config::{self, Configuration, Problem, Severity, Trust};
+use super::terminal::{Terminal, Tone};
+use super::{exit_of, in_words};
+use crate::cli;
+use crate::config::{self, Configuration, Masked, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
+use crate::probe::finding::Counted;
 
-/// Exits 0 when the configuration is sound, warnings or not, 1 when it has problems and 2 when
-/// all that is known is that it could not be read.
+/// Exits 0 when all is sound, warnings or not, 1 when there are problems and 2 when all that is
+/// known is that something could not be read.
 #[must_use]
-pub fn run(path: &Path, json: bool) -> Exit {
-    let loaded = config::load_to_serve(path, &Trust::of_this_process());
-    let (problems, exit) = match &loaded {
-        Ok(configuration) => (&configuration.warnings, Exit::Success),
-        Err(problems) => (&problems.0, exit_of(problems)),
-    };
-    let mut output = Output::to_stdout();
-    if json {
-        output.print_json(&CheckJson::new(problems));
-    } else {
-        for problem in problems {
-            output.print(with_excerpt(problem));
-        }
-        // They are no problem: whoever masks a file means it.
-        for masked in loaded.as_ref().map_or(&[][..], |configuration| &configuration.masked) {
-            output.print(format_args!("{masked}\n"));
-        }
-        output.print(format_args!("{}\n", summary(loaded.as_ref().ok(), problems)));
-    }
-    output.finish(exit)
+pub fn run(config: &Path, asked: &cli::Check) -> Exit {
+    if asked.files.is_empty() { check_configuration(config, asked) } else { check_files(asked) }
 }
 
-/// What it all comes to, in one line.
-fn summary(sound: Option<&Configuration>, problems: &[Problem]) -> String {
-    let count = |severity| problems.iter().filter(|problem| problem.severity == severity).count();
-    let errors = counted(count(Severity::Error), "error");
-    let warnings = counted(count(Severity::Warning), "warning");
-    match sound {
-        None => format!("{errors}, {warnings}"),
-        Some(configuration) => {
-            let rules = configuration.policy.rules.len();
-            let granting = match rules {
-                0 => "no rules, so nothing is granted".to_owned(),
-                _ => counted(rules, "rule"),
-            };
-            format!("sound: {granting}; {warnings}")
+fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
+    let loaded = config::load_to_serve(config, &Trust::of_this_process());
+    match &loaded {
+        Ok(Configuration { policy, warnings, masked, skipped, .. }) => {
+            let found = Found { problems: warnings, masked, skipped, exit: Exit::Success };
+            found.report(asked, |warnings| format!("{}; {warnings}", granting(policy.rules.len())))
+        }
+        Err(problems) => {
+            Found::errors(&problems.0, exit_of(problems)).report(asked, |_| String::new())
+        }
+    }
+}
+
+/// Reads each file alone: who may write it and what other files say is not known before it is
+/// installed.
+fn check_files(asked: &cli::Check) -> Exit {
+    let (mut problems, mut rules) = (Vec::new(), 0);
+    for file in &asked.files {
+        let judged = config::judge_file(file);
+        problems.extend(judged.problems);
+        rules += judged.rules;
+    }
+    let problems = Problems(problems);
+    let exit = if problems.errors().next().is_none() { Exit::Success } else { exit_of(&problems) };
+    Found::errors(&problems.0, exit).report(asked, |warnings| {
+        let files = match asked.files.len() {
+            1 => String::new(),
+            count => format!("{}, ", Counted(count, "file")),
+        };
+        format!("{files}{}; {warnings}", granting(rules))
+    })
+}
+
+fn granting(rules: usize) -> String {
+    match rules {
+        0 => "no rules, so nothing is granted".to_owned(),
+        _ => Counted(rules, "rule").to_string(),
+    }
+}
+
+/// What was found, and what it amounts to.
+struct Found<'a> {
+    problems: &'a [Problem],
+    masked: &'a [Masked],
+    skipped: &'a [std::path::PathBuf],
+    exit: Exit,
+}
+
+impl<'a> Found<'a> {
+    fn errors(problems: &'a [Problem], exit: Exit) -> Self {
+        Self { problems, masked: &[], skipped: &[], exit }
+    }
+
+    /// Prints it, and in the last line how much of it there is; `sound` words that where there is
+    /// no error, given the warnings in words.
+    fn report(&self, asked: &cli::Check, sound: impl FnOnce(&str) -> String) -> Exit {
+        let mut output = Output::to_stdout();
+        if asked.json {
+            output.print_json(&CheckJson::of(self));
+            return output.finish(self.exit);
+        }
+        let terminal = Terminal::of_stdout();
+        for problem in self.problems {
+            if !asked.quiet || problem.severity == Severity::Error {
+                output.print(in_words(problem, terminal));
+            }
+        }
+        if !asked.quiet {
+            // They are no problem: whoever masks a file means it.
+            for masked in self.masked {
+                output.print(format_args!("{masked}\n"));
+            }
+            output.print(format_args!("{}\n", self.summary(terminal, sound)));
+        }
+        output.finish(self.exit)
+    }
+
+    fn summary(&self, terminal: Terminal, sound: impl FnOnce(&str) -> String) -> String {
+        let count =
+            |severity| self.problems.iter().filter(|problem| problem.severity == severity).count();
+        let warnings = counted(count(Severity::Warning), "warning");
+        match count(Severity::Error) {
+            0 => format!("{}: {}", terminal.paint(Tone::Good, "sound"), sound(&warnings)),
+            errors => {
+                let errors = terminal.paint(Tone::Bad, &counted(errors, "error"));
+                format!("{errors}, {warnings}")
+            }
         }
     }
 }
@@ -55,14 +114,15 @@ fn summary(sound: Option<&Configuration>, problems: &[Problem]) -> String {
 fn counted(count: usize, noun: &str) -> String {
     match count {
         0 => format!("no {noun}s"),
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
+        _ => Counted(count, noun).to_string(),
     }
 }
 
 #[derive(Serialize)]
 struct CheckJson<'a> {
     problems: Vec<ProblemJson<'a>>,
+    masked: Vec<MaskedJson>,
+    skipped: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -74,15 +134,30 @@ struct ProblemJson<'a> {
     message: &'a str,
 }
 
+#[derive(Serialize)]
+struct MaskedJson {
+    path: String,
+    by: String,
+}
+
 impl<'a> CheckJson<'a> {
-    fn new(problems: &'a [Problem]) -> Self {
-        let problems = problems.iter().map(|problem| ProblemJson {
-            path: problem.place.path.to_string_lossy().into_owned(),
+    fn of(found: &Found<'a>) -> Self {
+        let written = |path: &Path| path.to_string_lossy().into_owned();
+        let problems = found.problems.iter().map(|problem| ProblemJson {
+            path: written(&problem.place.path),
             line: problem.place.line,
             column: problem.place.column,
             severity: problem.severity.as_str(),
             message: &problem.message,
         });
-        Self { problems: problems.collect() }
+        let masked = found
+            .masked
+            .iter()
+            .map(|masked| MaskedJson { path: written(&masked.path), by: written(&masked.by) });
+        Self {
+            problems: problems.collect(),
+            masked: masked.collect(),
+            skipped: found.skipped.iter().map(|path| written(path)).collect(),
+        }
     }
 }

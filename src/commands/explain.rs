@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::load;
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
+use super::{load, tell};
 use crate::cli;
 use crate::config::{Configuration, Masked, Place, Settings};
 use crate::exit::Exit;
@@ -31,8 +31,11 @@ const SHOWN: usize = 5;
 pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
     // Whatever is wrong with it, the question stays open.
     let Ok(configuration) = load(config) else { return Exit::Unknown };
-    let connection =
-        Connection { origin: &asked.origin, port: asked.port, policy_port: asked.policy_port };
+    let Some((origin, port)) = asked.connection() else {
+        tell("name ORIGIN and PORT");
+        return Exit::Unknown;
+    };
+    let connection = Connection { origin, port, policy_port: asked.policy_port };
     let masked = masked_rules(&configuration);
     let Configuration { settings, policy, places, .. } = &configuration;
     let explanation = Explanation::find(policy, places, &masked, &connection);
@@ -211,20 +214,32 @@ impl<'a> Explanation<'a> {
         let Self::Refused { reason, near } = self else { return remedy };
         let main_file = escaped(main_file);
         if *reason == Reason::MetaPolicyNone {
-            remedy.steps.push(format!("in {main_file}, set meta-policy = \"master-only\""));
+            remedy.change(format!("in {main_file}, set meta-policy = \"master-only\""));
         }
         if connection.is_out_of_reach() {
-            remedy.steps.push(format!(
-                "serve the policy from a port below {FIRST_HIGH_PORT}: in {main_file}, set \
-                 listen = [\"0.0.0.0:{MASTER_PORT}\", \"[::]:{MASTER_PORT}\"]"
-            ));
+            let own = settings.listen.iter().find(|it| it.port() < FIRST_HIGH_PORT);
+            if let Some(own) = own {
+                // That is set already, and the question was about another port.
+                remedy.steps.push(format!(
+                    "have the content take the policy from port {}, where it is served too, and \
+                     not from port {}",
+                    own.port(),
+                    connection.policy_port
+                ));
+            } else {
+                remedy.change(format!(
+                    "serve the policy from a port below {FIRST_HIGH_PORT}: in {main_file}, set \
+                     listen = [\"0.0.0.0:{MASTER_PORT}\", \"[::]:{MASTER_PORT}\"]"
+                ));
+                remedy.applied_by = Some("restart");
+            }
         }
         match near.first().map(|near| near.lacks) {
             // The rule is there, and nothing else is in its way.
             Some(Shortfall::MetaPolicy | Shortfall::Rule(Lack::LowPort)) => return remedy,
             Some(Shortfall::Masked(by)) => {
                 let by = escaped(by);
-                remedy.steps.push(format!("remove {by}, or write the rule there too"));
+                remedy.change(format!("remove {by}, or write the rule there too"));
                 return remedy;
             }
             Some(Shortfall::Rule(Lack::Secure)) => {
@@ -235,11 +250,9 @@ impl<'a> Explanation<'a> {
         let ceiling = &settings.grantable_ports;
         if !ceiling.contains(connection.port) {
             let port = connection.port;
-            remedy
-                .steps
-                .push(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
+            remedy.change(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
         }
-        remedy.steps.push(format!("add to {main_file}, or to a drop-in:"));
+        remedy.change(format!("add to {main_file}, or to a drop-in:"));
         let domain = match &connection.origin.host {
             Host::Name(name) => Domain::Name(name.clone()),
             Host::Address(address) => Domain::Address(*address),
@@ -260,6 +273,16 @@ struct Remedy {
     steps: Vec<String>,
     /// The rule that the last step tells to add.
     rule: Option<Rule>,
+    /// What brings the change into service: reload or restart; nothing where nothing changes.
+    applied_by: Option<&'static str>,
+}
+
+impl Remedy {
+    /// Adds a step that changes the configuration.
+    fn change(&mut self, step: String) {
+        self.steps.push(step);
+        self.applied_by.get_or_insert("reload");
+    }
 }
 
 impl fmt::Display for Remedy {
@@ -267,10 +290,20 @@ impl fmt::Display for Remedy {
         for step in &self.steps {
             writeln!(f, "  {step}")?;
         }
-        let Some(Rule { domain, ports, secure }) = &self.rule else { return Ok(()) };
         // Not indented, so that it can be copied as it is.
-        writeln!(f, "\n[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"")?;
-        if *secure { writeln!(f, "secure = true") } else { Ok(()) }
+        if let Some(Rule { domain, ports, secure }) = &self.rule {
+            let rule = "[[allow-access-from]]";
+            writeln!(f, "\n{rule}\ndomain = \"{domain}\"\nto-ports = \"{ports}\"")?;
+            if *secure {
+                writeln!(f, "secure = true")?;
+            }
+        }
+        match self.applied_by {
+            Some(apply) => {
+                writeln!(f, "\n# then: masterpolicyd check && systemctl {apply} masterpolicyd")
+            }
+            None => Ok(()),
+        }
     }
 }
 

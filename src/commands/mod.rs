@@ -5,12 +5,14 @@ pub mod audit;
 mod bar;
 pub mod check;
 pub mod completions;
+pub mod diff;
 pub mod explain;
 mod output;
 pub mod probe;
 mod rule_json;
 pub mod serve;
 pub mod show;
+mod table;
 mod terminal;
 pub mod usage;
 
@@ -18,15 +20,16 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::config::{self, Configuration, Problem, Problems, Trust};
+use crate::config::{self, Configuration, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
+use terminal::{Terminal, Tone};
 
 /// Loads the configuration for a command that only looks at it. What is wrong with it goes to
 /// standard error, and the exit code is the command's.
 fn load(path: &Path) -> Result<Configuration, Exit> {
     config::load(path, &Trust::of_this_process()).map_err(|problems| {
         for problem in &problems.0 {
-            write(&mut io::stderr().lock(), with_excerpt(problem));
+            write(&mut io::stderr().lock(), in_words(problem, Terminal::of_stderr()));
         }
         exit_of(&problems)
     })
@@ -37,11 +40,19 @@ fn exit_of(problems: &Problems) -> Exit {
     if problems.are_only_unread_files() { Exit::Unknown } else { Exit::Negative }
 }
 
-/// A problem as lines, with the line that it stands in.
-fn with_excerpt(problem: &Problem) -> String {
+/// A problem as lines, with the line that it stands in. On a terminal its place is in the colour of
+/// its severity.
+fn in_words(problem: &Problem, terminal: Terminal) -> String {
+    let tone = match problem.severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Doubtful,
+    };
+    let (line, place) = (problem.to_string(), problem.place.to_string());
+    let rest = line.strip_prefix(&place).unwrap_or(&line);
+    let line = format!("{}{rest}\n", terminal.paint(tone, &line[..line.len() - rest.len()]));
     match &problem.excerpt {
-        Some(excerpt) => format!("{problem}\n{excerpt}\n"),
-        None => format!("{problem}\n"),
+        Some(excerpt) => format!("{line}{excerpt}\n"),
+        None => line,
     }
 }
 

@@ -18,11 +18,10 @@ use super::terminal::Terminal;
 use crate::cli;
 use crate::duration::{DurationError, Written};
 use crate::exit::Exit;
-use crate::policy::OriginError;
 use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
-use crate::probe::{Family, Milestone, Question, Report, Target, TargetError, probe};
-use report::{ReportJson, State, Table, Tally, Wording};
+use crate::probe::{Family, Milestone, Question, Target, TargetError, probe};
+use report::{ReportJson, State, Tally, Wording};
 
 /// Asks what `args` name and prints what came of it.
 ///
@@ -48,8 +47,29 @@ pub fn run(args: &cli::Probe) -> Exit {
             output.print_json(&ReportJson::of(&report, &question));
             output.finish(Tally::of(&[report]).exit())
         }
-        [target] if is_pair => ask_in_words(target, &question),
-        targets => ask_fleet(targets, &question, args.json),
+        [target] if is_pair => ask_in_words(target, &question, Detail::of(args)),
+        targets => ask_fleet(targets, &question, Detail::of(args)),
+    }
+}
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// The verdicts.
+    Summary,
+    /// The steps of what is not in order as well; of a single target, in any case.
+    Steps,
+    /// All of it, as JSON.
+    Json,
+}
+
+impl Detail {
+    fn of(args: &cli::Probe) -> Self {
+        match (args.json, args.summary) {
+            (true, _) => Self::Json,
+            (_, true) => Self::Summary,
+            _ => Self::Steps,
+        }
     }
 }
 
@@ -74,12 +94,17 @@ fn print_for_monitoring(line: &str, state: State) -> Exit {
 }
 
 /// Asks one target, and tells each step as it happens.
-fn ask_in_words(target: &Target, question: &Question) -> Exit {
+fn ask_in_words(target: &Target, question: &Question, detail: Detail) -> Exit {
     let wording = Wording { question, terminal: Terminal::of_stdout() };
     let mut output = Output::to_stdout();
-    output.print(wording.heading(target));
-    output.flush();
+    if detail == Detail::Steps {
+        output.print(wording.heading(target));
+        output.flush();
+    }
     let report = probe(target, question, |milestone| {
+        if detail == Detail::Summary {
+            return;
+        }
         output.print(match milestone {
             Milestone::Resolved(resolution) => wording.resolution(target, resolution),
             Milestone::Asked(step) => wording.step(step),
@@ -90,7 +115,7 @@ fn ask_in_words(target: &Target, question: &Question) -> Exit {
     output.finish(Tally::of(&[report]).exit())
 }
 
-fn ask_fleet(targets: &[Target], question: &Question, json: bool) -> Exit {
+fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
     let (sender, news) = mpsc::channel();
     // Before the threads are started, which inherit it.
     listen_for_interrupts(&sender);
@@ -107,24 +132,24 @@ fn ask_fleet(targets: &[Target], question: &Question, json: bool) -> Exit {
     drop(bar);
     let tally = Tally::of_interrupted(&reports, targets.len() - reports.len());
     let mut output = Output::to_stdout();
-    if json {
-        let all: Vec<_> = reports.iter().map(|it| ReportJson::of(it, question)).collect();
-        output.print_json(&all);
-    } else {
-        print_fleet(&mut output, &reports, tally, question);
-    }
-    output.finish(tally.exit())
-}
-
-/// Prints the steps of every target that something is to be said about, and then the table.
-fn print_fleet(output: &mut Output, reports: &[Report], tally: Tally, question: &Question) {
     let terminal = Terminal::of_stdout();
-    let wording = Wording { question, terminal };
-    for report in reports.iter().filter(|report| State::of(report) != State::Ok) {
-        output.print(format_args!("{}\n", wording.whole(report)));
+    match detail {
+        Detail::Json => {
+            let all: Vec<_> = reports.iter().map(|it| ReportJson::of(it, question)).collect();
+            output.print_json(&all);
+            return output.finish(tally.exit());
+        }
+        Detail::Summary => {}
+        Detail::Steps => {
+            let wording = Wording { question, terminal };
+            for report in reports.iter().filter(|report| State::of(report) != State::Ok) {
+                output.print(format_args!("{}\n", wording.whole(report)));
+            }
+        }
     }
-    output.print(Table { reports, question, terminal });
+    output.print(report::table(&reports, question, terminal));
     output.print(format_args!("{tally}\n"));
+    output.finish(tally.exit())
 }
 
 /// Has the first interrupt end the waiting, so that what is known is printed, and a second one end
@@ -150,7 +175,7 @@ fn listen_for_interrupts(news: &mpsc::Sender<News>) {
 /// Why nothing was asked.
 #[derive(Debug)]
 enum ProbeError {
-    Origin(OriginError),
+    Origin(String),
     Timeout(TimeoutError),
     Target(TargetError),
     NoTarget,
@@ -182,7 +207,7 @@ impl fmt::Display for ProbeError {
 }
 
 fn understand(args: &cli::Probe) -> Result<(Vec<Target>, Question), ProbeError> {
-    let origin = args.origin.as_deref().map(str::parse).transpose();
+    let origin = args.origin.as_deref().map(cli::parse_origin).transpose();
     let question = Question {
         origin: origin.map_err(ProbeError::Origin)?,
         load_policy: args.load_policy,

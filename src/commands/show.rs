@@ -5,6 +5,8 @@ use std::path::Path;
 use super::load;
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
+use super::table::Table;
+use super::terminal::Terminal;
 use crate::cli::Show;
 use crate::config::{Configuration, Place};
 use crate::exit::Exit;
@@ -37,19 +39,19 @@ fn rules(configuration: &Configuration) -> impl Iterator<Item = (&Rule, &Place)>
     configuration.policy.rules.iter().zip(&configuration.places)
 }
 
-/// A line for each rule under a heading, in columns as wide as they need to be.
+/// A line for each rule under a heading, off a terminal too.
 fn print_table(configuration: &Configuration, output: &mut Output) {
-    let heading = ["DOMAIN", "TO-PORTS", "SECURE", "FROM"].map(str::to_owned);
-    let rows = rules(configuration).map(|(rule, place)| {
+    let mut table = Table::new(["DOMAIN", "TO-PORTS", "SECURE", "FROM"]);
+    for (rule, place) in rules(configuration) {
         let secure = if rule.secure { "yes" } else { "no" };
         let from = place.to_string();
         let (from, _column) = from.rsplit_once(':').unwrap_or((&from, ""));
-        [rule.domain.to_string(), rule.ports.to_string(), secure.to_owned(), from.to_owned()]
-    });
-    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let (first, second, third) = (width(0), width(1), width(2));
-    for [domain, ports, secure, from] in &rows {
-        output.print(format_args!("{domain:first$}  {ports:second$}  {secure:third$}  {from}\n"));
+        table.push([
+            rule.domain.to_string().into(),
+            rule.ports.to_string().into(),
+            secure.into(),
+            from.into(),
+        ]);
     }
+    output.print(table.render(Terminal { aligned: true, ..Terminal::of_stdout() }));
 }

@@ -18,6 +18,8 @@ pub(super) struct DropIns<'a> {
     pub(super) files: BTreeMap<OsString, &'a Directory>,
     /// Those that do not, because an earlier directory has a file of that name.
     pub(super) masked: Vec<Masked>,
+    /// Files whose name is not that of a drop-in.
+    pub(super) skipped: Vec<PathBuf>,
     /// Directories that could not be read, and what was skipped.
     pub(super) problems: Vec<Problem>,
 }
@@ -82,6 +84,7 @@ impl<'a> DropIns<'a> {
                            begin with a dot";
             let place = Place::start_of(&path);
             self.problems.push(Problem::new(Severity::Warning, place, message));
+            self.skipped.push(path);
             return;
         }
         match self.files.get(&name) {

@@ -53,6 +53,8 @@ pub struct Configuration {
     pub files: Vec<PathBuf>,
     /// Drop-ins that do not count, because an earlier directory has a file of that name.
     pub masked: Vec<Masked>,
+    /// Files of the policy directories whose names are not those of drop-ins.
+    pub skipped: Vec<PathBuf>,
     /// Who may have written it.
     pub trusted: Trusted,
 }
@@ -106,6 +108,22 @@ pub fn judge_text(path: &Path, text: &str) -> Vec<Problem> {
     main_file::read(path, text).1
 }
 
+/// What is to say about a file alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedFile {
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+    /// How many different rules it has.
+    pub rules: usize,
+}
+
+/// Reads the main file or drop-in at `path` alone, before it is installed: not who may write it, and
+/// nothing that other files say.
+#[must_use]
+pub fn judge_file(path: &Path) -> JudgedFile {
+    Loader::new(path, &Trust::of_this_process()).judge_alone()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Look,
@@ -118,11 +136,12 @@ struct Loader<'a> {
     trust: &'a Trust<'a>,
     problems: Vec<Problem>,
     files: Vec<PathBuf>,
+    skipped: Vec<PathBuf>,
 }
 
 impl<'a> Loader<'a> {
     fn new(path: &'a Path, trust: &'a Trust<'a>) -> Self {
-        Self { path, trust, problems: Vec::new(), files: Vec::new() }
+        Self { path, trust, problems: Vec::new(), files: Vec::new(), skipped: Vec::new() }
     }
 
     fn load(mut self, purpose: Purpose) -> Result<Configuration, Problems> {
@@ -142,6 +161,7 @@ impl<'a> Loader<'a> {
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
         let masked = self.read_drop_ins(&main.settings, &files, &mut guard, &mut rules);
+        let skipped = std::mem::take(&mut self.skipped);
         self.judge_ceiling(&main, &rules);
         let (rules, repeated) = first_of_equals(rules);
         let policy = Policy {
@@ -166,8 +186,63 @@ impl<'a> Loader<'a> {
             warnings: self.problems,
             files: self.files,
             masked,
+            skipped,
             trusted,
         })
+    }
+
+    fn judge_alone(mut self) -> JudgedFile {
+        let rules = match Files::beside(self.path).open(self.path, Role::MainFile).read() {
+            Ok(Some(source)) if !source.bytes.is_empty() => self.read_alone(&source),
+            Ok(_) => {
+                let message = "this file is empty; as a drop-in it masks one of its name in a \
+                               later directory, and as a main file it is an error";
+                let place = Place::start_of(self.path);
+                self.problems.push(Problem::new(Severity::Warning, place, message));
+                0
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                0
+            }
+        };
+        self.problems.sort_by(|one, other| one.place.cmp(&other.place));
+        JudgedFile { problems: self.problems, rules }
+    }
+
+    /// A file in TOML that has any other key than the rules is a main file, unless it lies in a
+    /// directory of drop-ins.
+    fn read_alone(&mut self, source: &Source) -> usize {
+        let is_xml = source.bytes.trim_ascii_start().starts_with(b"<");
+        let is_in_policy_d = self.path.parent().is_some_and(|it| it.ends_with("policy.d"));
+        let text = source.utf8().unwrap_or_default();
+        let (mut main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
+        let has_settings = main.values.keys().any(|key| key != rules::KEY);
+        let rules = if has_settings && !is_in_policy_d {
+            self.problems.extend(problems);
+            std::mem::take(&mut main.rules)
+        } else {
+            main = main_file::read(self.path, "").0;
+            let (rules, problems) =
+                if is_xml { rules::read_xml(self.path, &source.bytes) } else { read_rules(source) };
+            self.problems.extend(problems);
+            if Format::of(self.path).is_none() {
+                let message = "the name of a drop-in ends in .toml or .xml and does not begin with \
+                               a dot; under this name it is skipped";
+                let place = Place::start_of(self.path);
+                self.problems.push(Problem::new(Severity::Warning, place, message));
+            }
+            rules
+        };
+        self.judge_ceiling(&main, &rules);
+        let (rules, repeated) = first_of_equals(rules);
+        let policy = Policy {
+            meta_policy: main.settings.meta_policy,
+            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
+        };
+        let document = Document::encode(&policy, main.settings.expand_port_ranges);
+        self.lint(&main, &rules, &repeated, &document);
+        rules.len()
     }
 
     fn read_main_source(&mut self, opened: Opened<File>) -> Result<Source, Problem> {
@@ -253,6 +328,7 @@ impl<'a> Loader<'a> {
             .collect();
         let found = drop_ins::find(&directories);
         self.problems.extend(found.problems);
+        self.skipped = found.skipped;
         for (name, directory) in &found.files {
             let opened = directory.open(name, files);
             let Judgement { problems, is_where_it_should_be } = guard.judge(&opened);

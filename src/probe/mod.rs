@@ -393,6 +393,19 @@ pub fn probe(
     Report { target: target.clone(), resolution, walks, outcome, took: started.elapsed() }
 }
 
+/// The policy that `server` gives out as a master, in the same time as a step of [`probe`].
+///
+/// # Errors
+/// The gravest finding, where no policy came.
+pub fn fetch(server: SocketAddr, limit: Duration) -> Result<Policy, Finding> {
+    let seen = player::ask(server, limit);
+    let step = read_in_time(server, Ask::Master, seen, server.port(), &Question::default());
+    match step.decision {
+        Some((policy, _)) => Ok(policy),
+        None => Err(step.findings.into_iter().next().unwrap_or(Finding::Silent)),
+    }
+}
+
 /// Asks the ports of one address in a player's order: the master; where its meta-policy or its
 /// failure leaves room for others, the port that the content named; then the destination itself.
 /// The first policy that grants the connection ends it.

@@ -658,6 +658,19 @@ fn several_targets_end_in_a_table() {
 }
 
 #[test]
+fn a_summary_has_the_verdicts_and_no_steps() {
+    let server = Server::start(answer(OPEN.replace("to-ports=\"*\"", "to-ports=\"5000\"")));
+    let port = server.port().to_string();
+    let run = |targets: &[&str]| {
+        let output = masterpolicyd(&[targets, &["--summary", "--policy-port", &port]].concat());
+        (stdout(&output).lines().count(), output.status.code())
+    };
+    assert_eq!(run(&["127.0.0.1", "5000"]), (1, Some(0)));
+    assert_eq!(run(&["127.0.0.1", "5001"]), (1, Some(1)));
+    assert_eq!(run(&["127.0.0.1:5000", "127.0.0.1:5001"]), (3, Some(1)));
+}
+
+#[test]
 fn a_list_of_targets_may_hold_comments_and_its_faults_are_all_named() {
     let server = Server::start(answer(OPEN));
     let port = server.port().to_string();
@@ -733,6 +746,7 @@ fn monitoring_is_told_of_wrong_usage_in_its_own_form() {
     let target = ["127.0.0.1", "5000", "--nagios"];
     for (more, words) in [
         (&["--origin", "ftp://a.test"][..], "--origin: an origin is "),
+        (&["--origin", "*"], "--origin: an origin is one site and not a pattern"),
         (&["--timeout", "3"], "--timeout: \"3\" is not a duration"),
         (&["--targets", list.to_str().unwrap()], "has no port"),
         (&["--frist"], "unexpected argument '--frist'"),
@@ -850,7 +864,7 @@ fn wrong_usage_is_told_in_a_line_and_exits_2() {
         (&["127.0.0.1", "5000", "--timeout", "3"], "--timeout: \"3\" is not a duration"),
         (&[], "nothing to ask"),
         (&["--targets", "/nonexistent/fleet"], "cannot read /nonexistent/fleet: "),
-        (&["127.0.0.1", "5000", "--load-policy", "0"], "0 is not in 1..=65535"),
+        (&["127.0.0.1", "5000", "--load-policy", "0"], "a port is a number between 1 and 65535"),
     ] {
         let output = masterpolicyd(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -890,6 +904,26 @@ fn a_terminal_gets_colour_and_a_bar_unless_told_otherwise() {
     let shown = on_a_terminal(&command, &[("NO_COLOR", "1")]);
     assert!(!shown.contains("\x1b[32m"), "{shown:?}");
     assert!(shown.contains("allowed"), "{shown:?}");
+}
+
+#[test]
+fn a_terminal_of_40_columns_gets_no_longer_line() {
+    let test = "a_terminal_of_40_columns_gets_no_longer_line";
+    if find_program("script").is_none() {
+        return skip(test, "script of util-linux is not installed");
+    }
+    let server = Server::start(answer(OPEN));
+    let program = env!("CARGO_BIN_EXE_masterpolicyd");
+    let command = format!(
+        "stty rows 24 cols 40; '{program}' probe 127.0.0.1:5000 127.0.0.1:5001 --policy-port {}",
+        server.port()
+    );
+    let shown = on_a_terminal(&command, &[("NO_COLOR", "1")]);
+    let table = shown.split("\x1b[K").last().unwrap();
+    assert!(table.contains("TARGET          VERDICT  SECONDS"), "{shown:?}");
+    let drawn = shown.split(['\r', '\n']).map(|line| line.trim_start_matches("\x1b[K"));
+    let longest = drawn.map(|line| line.chars().count()).max().unwrap();
+    assert!(longest <= 40, "{longest} columns: {shown:?}");
 }
 
 #[test]

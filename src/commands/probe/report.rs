@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::commands::rule_json::RuleJson;
+use crate::commands::table::{Cell, Table};
 use crate::commands::terminal::{Terminal, Tone};
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
@@ -193,36 +194,22 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// What ends a run over several targets: a table on a terminal, else a line for each with tabs
-/// between its fields.
-pub(super) struct Table<'a> {
-    pub(super) reports: &'a [Report],
-    pub(super) question: &'a Question,
-    pub(super) terminal: Terminal,
-}
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.reports.iter().map(|report| report.target.to_string()).collect();
-        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(6);
-        if self.terminal.aligned {
-            writeln!(f, "{:width$}  VERDICT       TIME  REASON", "TARGET")?;
-        }
-        for (report, name) in self.reports.iter().zip(names) {
-            let verdict = report.outcome.as_str();
-            let reason = match report.outcome {
-                Conclusion::Allowed => reason(report, self.question),
-                Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
-            };
-            if self.terminal.aligned {
-                let verdict = self.terminal.paint(tone(report.outcome), &format!("{verdict:7}"));
-                writeln!(f, "{name:width$}  {verdict}  {}  {reason}", Seconds(report.took))?;
-            } else {
-                writeln!(f, "{name}\t{verdict}\t{:.3}\t{reason}", report.took.as_secs_f64())?;
-            }
-        }
-        Ok(())
+/// What ends a run over several targets: a line for each.
+pub(super) fn table(reports: &[Report], question: &Question, terminal: Terminal) -> String {
+    let mut table = Table::new(["TARGET", "VERDICT", "SECONDS", "REASON"]);
+    for report in reports {
+        let reason = match report.outcome {
+            Conclusion::Allowed => reason(report, question),
+            Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
+        };
+        table.push([
+            report.target.to_string().into(),
+            Cell::toned(report.outcome.as_str(), Some(tone(report.outcome))),
+            format!("{:.3}", report.took.as_secs_f64()).into(),
+            reason.into(),
+        ]);
     }
+    table.render(terminal)
 }
 
 /// How many targets ended how.

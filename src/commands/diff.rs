@@ -1,0 +1,232 @@
+//! `diff`: the rules on disk against those that are served now, that is, what a reload would add
+//! and take away.
+//!
+//! It asks as a player does, so that it needs no privilege and nothing of the daemon.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::output::Output;
+use super::rule_json::{PlacedRuleJson, RuleJson};
+use super::terminal::{Terminal, Tone};
+use super::{load, tell};
+use crate::audit;
+use crate::config::{Configuration, Place};
+use crate::exit::Exit;
+use crate::policy::{Domain, MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
+use crate::probe::finding::{Counted, Finding};
+use crate::probe::{self, Ask, MASTER_LIMIT};
+
+/// Prints the answer: 0 the same, 1 they differ, 2 that could not be told.
+#[must_use]
+pub fn run(config: &Path, json: bool) -> Exit {
+    // Whatever is wrong with it, the question stays open.
+    let Ok(configuration) = load(config) else { return Exit::Unknown };
+    let (address, served) = match ask(&configuration.settings.listen) {
+        Ok(answer) => answer,
+        Err(failures) => {
+            for (address, finding) in failures {
+                tell(format_args!(
+                    "cannot tell what {address} serves: {finding}; {}",
+                    finding.remedy(Ask::Master)
+                ));
+            }
+            return Exit::Unknown;
+        }
+    };
+    let difference = Difference::between(&configuration, &served, address);
+    let mut output = Output::to_stdout();
+    if json {
+        output.print_json(&difference.to_json(address));
+    } else {
+        output.print(Text { difference: &difference, address, terminal: Terminal::of_stdout() });
+    }
+    output.finish(if difference.is_none() { Exit::Success } else { Exit::Negative })
+}
+
+/// The policy of the first address of `listen` that gives one out, those on port 843 first.
+fn ask(listen: &[SocketAddr]) -> Result<(SocketAddr, Policy), Vec<(SocketAddr, Finding)>> {
+    let mut servers: Vec<_> = listen.iter().copied().map(audit::reachable).collect();
+    servers.sort_by_key(|address| address.port() != MASTER_PORT);
+    let mut failures = Vec::new();
+    for address in servers {
+        match probe::fetch(address, MASTER_LIMIT) {
+            Ok(policy) => return Ok((address, policy)),
+            Err(finding) => failures.push((address, finding)),
+        }
+    }
+    Err(failures)
+}
+
+/// What a reload would change.
+#[derive(Debug)]
+pub(super) struct Difference<'a> {
+    /// Rules on disk that are not served.
+    added: Vec<(&'a Rule, &'a Place)>,
+    /// Rules that are served and not on disk.
+    removed: Vec<&'a Rule>,
+    /// The meta-policies served and on disk, where they differ.
+    meta_policies: Option<(MetaPolicy, MetaPolicy)>,
+}
+
+impl<'a> Difference<'a> {
+    /// Between what is on disk and what the server at `address` gives out.
+    pub(super) fn between(
+        on_disk: &'a Configuration,
+        served: &'a Policy,
+        address: SocketAddr,
+    ) -> Self {
+        let Configuration { policy, places, .. } = on_disk;
+        let (disk_keys, served_keys) = (keys(&policy.rules), keys(&served.rules));
+        let placed = policy.rules.iter().zip(places);
+        let added = placed.filter(|(rule, _)| served_keys.binary_search(&Key::of(rule)).is_err());
+        let removed =
+            served.rules.iter().filter(|rule| disk_keys.binary_search(&Key::of(rule)).is_err());
+        // What other ports serve has no meta-policy that counts.
+        let is_comparable =
+            address.port() == MASTER_PORT && served.meta_policy != policy.meta_policy;
+        Self {
+            added: added.collect(),
+            removed: removed.collect(),
+            meta_policies: is_comparable.then_some((served.meta_policy, policy.meta_policy)),
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.meta_policies.is_none()
+    }
+
+    fn to_json(&self, address: SocketAddr) -> DifferenceJson {
+        let added = self.added.iter().map(|(rule, place)| PlacedRuleJson::new(rule, place));
+        DifferenceJson {
+            same: self.is_none(),
+            server: address.to_string(),
+            added: added.collect(),
+            removed: self.removed.iter().map(|rule| RuleJson::new(rule)).collect(),
+            meta_policy: self.meta_policies.map(|(served, on_disk)| MetaPoliciesJson {
+                served: served.as_str(),
+                on_disk: on_disk.as_str(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Difference<'_> {
+    /// In a few words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.added.is_empty() {
+            parts.push(format!("{} to add", Counted(self.added.len(), "rule")));
+        }
+        if !self.removed.is_empty() {
+            parts.push(format!("{} to take away", Counted(self.removed.len(), "rule")));
+        }
+        if self.meta_policies.is_some() {
+            parts.push("another meta-policy".to_owned());
+        }
+        f.write_str(if parts.is_empty() { "the same rules" } else { "" })?;
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// What a rule grants, however its ports are written: a list stands for a range where
+/// `expand-port-ranges` is set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    domain: Domain,
+    ports: Vec<(u16, u16)>,
+    secure: bool,
+}
+
+impl Key {
+    fn of(rule: &Rule) -> Self {
+        Self { domain: rule.domain.clone(), ports: joined(&rule.ports), secure: rule.secure }
+    }
+}
+
+fn keys(rules: &[Rule]) -> Vec<Key> {
+    let mut keys: Vec<_> = rules.iter().map(Key::of).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// The ranges of `ports`, those that touch made one.
+fn joined(ports: &PortSet) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<_> =
+        ports.ranges().iter().map(|range| (range.low(), range.high())).collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
+    for (low, high) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if low <= end.saturating_add(1) => *end = high.max(*end),
+            _ => joined.push((low, high)),
+        }
+    }
+    joined
+}
+
+struct Text<'a> {
+    difference: &'a Difference<'a>,
+    address: SocketAddr,
+    terminal: Terminal,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { difference, address, terminal } = self;
+        if difference.is_none() {
+            let same = terminal.paint(Tone::Good, "same");
+            return writeln!(f, "{same}: {address} serves the rules on disk");
+        }
+        let (added, removed) = (Tone::Good, Tone::Bad);
+        if let Some((served, on_disk)) = difference.meta_policies {
+            writeln!(f, "{}", terminal.paint(removed, &format!("- meta-policy {served}")))?;
+            writeln!(f, "{}", terminal.paint(added, &format!("+ meta-policy {on_disk}")))?;
+        }
+        for rule in &difference.removed {
+            writeln!(f, "{}", terminal.paint(removed, &format!("- {rule}")))?;
+        }
+        for (rule, place) in &difference.added {
+            writeln!(f, "{}", terminal.paint(added, &format!("+ {place}: {rule}")))?;
+        }
+        let mut last = String::new();
+        _ = write!(last, "{difference} on {address}; to apply it: systemctl reload masterpolicyd");
+        writeln!(f, "{}: {last}", terminal.paint(Tone::Doubtful, "differ"))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct DifferenceJson {
+    same: bool,
+    server: String,
+    added: Vec<PlacedRuleJson>,
+    removed: Vec<RuleJson>,
+    meta_policy: Option<MetaPoliciesJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct MetaPoliciesJson {
+    served: &'static str,
+    on_disk: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(text: &str) -> Vec<(u16, u16)> {
+        joined(&text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_list_of_ports_and_its_range_are_the_same() {
+        assert_eq!(ports("5010-5013,80"), ports("80,5010,5011,5012,5013"));
+        assert_eq!(ports("80,81-90"), [(80, 90)]);
+        assert_ne!(ports("80,82"), ports("80-82"));
+    }
+}

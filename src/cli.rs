@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 use crate::policy::{Host, MASTER_PORT, Origin, OriginError};
 
@@ -24,6 +24,27 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The whole command line. Where a global option means nothing, it is taken and not shown.
+    #[must_use]
+    pub fn command_line() -> clap::Command {
+        let hide = |command: clap::Command, id: &'static str| match id {
+            "config" => command.arg(hidden(id, 'c').action(ArgAction::Set)),
+            _ => command.arg(hidden(id, 'v').action(ArgAction::Count)),
+        };
+        let without_config = ["probe", "completions"];
+        Self::command().mut_subcommands(|command| match command.get_name() {
+            "serve" => command,
+            name if without_config.contains(&name) => hide(hide(command, "config"), "verbose"),
+            _ => hide(command, "verbose"),
+        })
+    }
+}
+
+fn hidden(id: &'static str, short: char) -> Arg {
+    Arg::new(id).short(short).long(id).global(true).hide(true)
 }
 
 /// What masterpolicyd can be asked to do.
@@ -235,11 +256,25 @@ fn parse_port(text: &str) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        Cli::command_line().debug_assert();
+    }
+
+    #[test]
+    fn options_are_shown_where_they_mean_something() {
+        let shown = |name: &str| {
+            let mut command = Cli::command_line();
+            command.build();
+            let help = command.find_subcommand_mut(name).unwrap().render_help().to_string();
+            (help.contains("--config"), help.contains("--verbose"))
+        };
+        assert_eq!(shown("serve"), (true, true));
+        assert_eq!(shown("check"), (true, false));
+        assert_eq!(shown("show"), (true, false));
+        assert_eq!(shown("probe"), (false, false));
+        assert_eq!(shown("completions"), (false, false));
     }
 
     #[test]

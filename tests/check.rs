@@ -165,3 +165,26 @@ fn json_lists_what_is_masked_and_what_is_skipped() {
     assert_eq!(json["masked"], masked);
     assert_eq!(json["skipped"], serde_json::json!(["second/README"]));
 }
+
+#[test]
+fn a_terminal_is_shown_colours_and_a_file_none() {
+    let test = "a_terminal_is_shown_colours_and_a_file_none";
+    let scratch = Scratch::new();
+    let broken =
+        scratch.file("broken.toml", "[[allow-access-from]]\ndomain = \"http://a.test/\"\n");
+    let plain = text(&scratch.run(&["check", "broken.toml"]).stdout);
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    let program = env!("CARGO_BIN_EXE_masterpolicyd");
+    let shown = std::process::Command::new("script")
+        .args(["-qec", &format!("{program} check {}", broken.display()), "/dev/null"])
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::null())
+        .output();
+    let Ok(shown) = shown else {
+        eprintln!("skipped {test}: script of util-linux is not installed");
+        return;
+    };
+    let red = format!("\u{1b}[1m\u{1b}[31m{}:2:10\u{1b}[0m: ", broken.display());
+    assert!(text(&shown.stdout).contains(&red), "{shown:?}");
+}

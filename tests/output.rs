@@ -135,3 +135,22 @@ fn no_argument_reaches_a_terminal_as_it_is() {
         assert!(matches!(output.status.code(), Some(2 | 3)), "{arguments:?}: {output:?}");
     }
 }
+
+#[test]
+fn a_verbose_version_says_what_it_was_built_from() {
+    let directory = host();
+    let version = |arguments: &[&str]| {
+        let output = command(&directory, arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let short = version(&["--version"]);
+    assert_eq!(short, concat!("masterpolicyd ", env!("CARGO_PKG_VERSION"), "\n"));
+    for arguments in [&["--version", "-v"][..], &["-v", "--version"], &["-vV"]] {
+        let long = version(arguments);
+        let rest = long.strip_prefix(&short).unwrap();
+        let names: Vec<_> = rest.lines().filter_map(|line| line.split(": ").next()).collect();
+        assert_eq!(names, ["commit", "compiler", "target", "features"], "{long}");
+        assert!(long.contains("compiler: rustc 1."), "{long}");
+    }
+}

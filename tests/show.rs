@@ -68,6 +68,16 @@ fn the_configuration_shown_loads_again_to_the_same() {
 }
 
 #[test]
+fn the_configuration_shown_names_the_directories_that_its_rules_came_from() {
+    let scratch = Scratch::new();
+    scratch.directory("a\u{202e}b");
+    scratch.file("masterpolicyd.toml", "policy-dirs = [\"a\u{202e}b\", \"/run/gone\"]\n");
+    let shown = text(&scratch.run(&["show", "config"]).stdout);
+    let comment = "\n# policy-dirs = [\"a\\U0000202eb\", \"/run/gone\"]\npolicy-dirs = []";
+    assert!(shown.contains(comment), "{shown}");
+}
+
+#[test]
 fn a_broken_configuration_shows_nothing_but_its_problems() {
     for folder in configurations("bad") {
         let scratch = Scratch::copy_of(&folder);

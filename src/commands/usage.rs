@@ -15,6 +15,11 @@ use crate::printable::{Escaped, is_printable};
 #[must_use]
 pub fn run(error: &clap::Error, arguments: &[OsString]) -> Exit {
     let text = error.render();
+    if error.kind() == ErrorKind::DisplayVersion && asks_for_more(arguments) {
+        let mut output = Output::to_stdout();
+        output.print(format_args!("{text}{BUILD}"));
+        return output.finish(Exit::Success);
+    }
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let mut output = Output::to_stdout();
         if Terminal::of_stdout().coloured {
@@ -38,6 +43,27 @@ pub fn run(error: &clap::Error, arguments: &[OsString]) -> Exit {
         }
     }
     Exit::Unknown
+}
+
+/// What a report of a fault should say of the program beside its version.
+const BUILD: &str = concat!(
+    "commit: ",
+    env!("MASTERPOLICYD_COMMIT"),
+    "\ncompiler: ",
+    env!("MASTERPOLICYD_COMPILER"),
+    "\ntarget: ",
+    env!("MASTERPOLICYD_TARGET"),
+    "\nfeatures: landlock, seccomp, sd_notify, socket activation, prometheus\n",
+);
+
+/// Whether `-v` stands beside `--version`.
+fn asks_for_more(arguments: &[OsString]) -> bool {
+    let is_verbose = |argument: &str| match argument.strip_prefix("--") {
+        Some(long) => long == "verbose",
+        None => argument.strip_prefix('-').is_some_and(|letters| letters.contains('v')),
+    };
+    let mut options = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    options.any(|argument| argument.to_str().is_some_and(is_verbose))
 }
 
 /// Whether the line was meant for `probe --nagios`, as far as can be told of one that makes no

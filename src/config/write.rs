@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use super::{Configuration, Settings, main_file};
 use crate::duration::Written;
+use crate::printable::is_printable;
 
 /// The effective configuration as one file: every default spelt out, and every rule in it, so
 /// that it reads no drop-ins.
@@ -34,6 +35,13 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     writeln!(f, "grantable-ports = \"{}\"", settings.grantable_ports)?;
     writeln!(f, "expand-port-ranges = {}", settings.expand_port_ranges)?;
     writeln!(f, "sandbox = \"{}\"", settings.sandbox.as_str())?;
+    // As they are, but in a comment: what they hold stands below, and would come twice.
+    let directories: Vec<_> = settings
+        .policy_dirs
+        .iter()
+        .map(|directory| Quoted(&directory.to_string_lossy()).to_string())
+        .collect();
+    writeln!(f, "# policy-dirs = [{}]", directories.join(", "))?;
     writeln!(f, "policy-dirs = [] # their rules stand below")?;
     let limits = &settings.limits;
     writeln!(f, "\n[limits]\nconnections = {}", limits.connections)?;
@@ -59,8 +67,8 @@ impl fmt::Display for Quoted<'_> {
         for character in self.0.chars() {
             match character {
                 '"' | '\\' => write!(f, "\\{character}")?,
-                _ if character.is_control() => write!(f, "\\u{:04x}", u32::from(character))?,
-                _ => f.write_char(character)?,
+                _ if is_printable(character) => f.write_char(character)?,
+                _ => write!(f, "\\U{:08x}", u32::from(character))?,
             }
         }
         f.write_char('"')

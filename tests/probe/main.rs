@@ -1041,8 +1041,8 @@ fn two_silent_resolvers_cost_no_more_than_the_timeout() {
             probed.message("resolve", "unresolved"),
             "the name does not resolve: the resolver of this host has not answered within 1 s"
         );
-        // The resolver itself takes 5 s for each server and try.
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        // The resolver itself takes 20 s: 5 for each server and try.
+        assert!(took < Duration::from_secs(10), "{took:?}");
     });
 }
 

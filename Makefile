@@ -7,12 +7,15 @@
 #   sudo make check-packages  install the packages in a booted container
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
 #   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
-#   sudo make install       what was built, under PREFIX and DESTDIR
+#   make dist               the source with its crates, a bill of materials, and sums, in target/dist
+#   sudo make install       what was built, with units, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
 
 PREFIX = /usr/local
 sbindir = $(PREFIX)/sbin
 mandir = $(PREFIX)/share/man
+libdir = $(PREFIX)/lib
+unitdir = $(libdir)/systemd/system
 # Not under PREFIX: it is where the daemon looks when nobody says -c.
 sysconfdir = /etc
 
@@ -21,6 +24,7 @@ CARGO_TARGET_DIR ?= target
 BINARY = $(CARGO_TARGET_DIR)/release/masterpolicyd
 EXAMPLE = packaging/masterpolicyd.toml
 PAGES = $(wildcard man/*.[0-9])
+UNITS = $(wildcard packaging/systemd/*.service packaging/systemd/*.socket)
 SCRIPTS = .ci/run $(wildcard scripts/*)
 CONFIG = $(DESTDIR)$(sysconfdir)/masterpolicyd
 INSTALL = install
@@ -94,12 +98,26 @@ install:
 		echo "$(INSTALL) -m 644 $(EXAMPLE) $(CONFIG)/masterpolicyd.toml"; \
 		$(INSTALL) -m 644 $(EXAMPLE) $(CONFIG)/masterpolicyd.toml; \
 	fi
+	$(INSTALL) -d $(DESTDIR)$(unitdir) $(DESTDIR)$(libdir)/sysusers.d $(DESTDIR)$(libdir)/tmpfiles.d
+	for unit in $(UNITS); do \
+		sed 's|/usr/sbin/masterpolicyd|$(sbindir)/masterpolicyd|g' $$unit >$(DESTDIR)$(unitdir)/$${unit##*/} && \
+		chmod 644 $(DESTDIR)$(unitdir)/$${unit##*/} || exit 1; \
+	done
+	$(INSTALL) -m 644 packaging/systemd/masterpolicyd.sysusers $(DESTDIR)$(libdir)/sysusers.d/masterpolicyd.conf
+	$(INSTALL) -m 644 packaging/systemd/masterpolicyd.tmpfiles $(DESTDIR)$(libdir)/tmpfiles.d/masterpolicyd.conf
+	@echo "Serve, now and after each boot, with systemd:"
+	@echo "    systemd-sysusers $(libdir)/sysusers.d/masterpolicyd.conf"
+	@echo "    systemd-tmpfiles --create $(libdir)/tmpfiles.d/masterpolicyd.conf"
+	@echo "    systemctl daemon-reload"
+	@echo "    systemctl enable --now masterpolicyd"
 
 uninstall:
 	rm -f $(DESTDIR)$(sbindir)/masterpolicyd
 	for page in $(PAGES); do \
 		rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; \
 	done
+	for unit in $(UNITS); do rm -f $(DESTDIR)$(unitdir)/$${unit##*/}; done
+	rm -f $(DESTDIR)$(libdir)/sysusers.d/masterpolicyd.conf $(DESTDIR)$(libdir)/tmpfiles.d/masterpolicyd.conf
 	@if test -d $(CONFIG); then echo "$(CONFIG) is yours and stays"; fi
 
 clean:

@@ -20,6 +20,7 @@ pub mod position;
 pub mod printable;
 pub mod privileges;
 pub mod probe;
+pub mod process;
 pub mod sandbox;
 pub mod server;
 mod spelling;
@@ -34,6 +35,9 @@ use exit::Exit;
 /// Does what a command line asks for; `arguments` begin with the name of the program.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    if let Err(unfit) = process::take_stack() {
+        return commands::unfit(&unfit);
+    }
     let arguments: Vec<_> = arguments.into_iter().collect();
     let matches = Cli::command_line().try_get_matches_from(&arguments);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {

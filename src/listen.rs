@@ -8,7 +8,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::ops::Range;
+use std::os::fd::{AsFd, RawFd};
 
 use listenfd::ListenFd;
 use nix::sys::socket::setsockopt;
@@ -29,6 +30,29 @@ pub const STORE_PREFIX: &str = "masterpolicyd-store-";
 #[must_use]
 pub fn store_name(address: SocketAddr) -> String {
     format!("{STORE_PREFIX}{address}").replace(':', "_")
+}
+
+/// The most sockets that may be handed over. A service manager hands over one for each address,
+/// and room is made for as many as it claims.
+const MOST_HANDED_OVER: i64 = 1024;
+
+/// The first descriptor that is handed over (`SD_LISTEN_FDS_START`).
+const FIRST_HANDED_OVER: RawFd = 3;
+
+/// The descriptors that `LISTEN_FDS` and `LISTEN_PID` say were handed over to this process.
+pub fn handed_over() -> Result<Range<RawFd>, BindError> {
+    let number = |name| std::env::var(name).ok()?.parse::<i64>().ok();
+    let is_meant = match std::env::var("LISTEN_PID") {
+        Ok(pid) if !pid.is_empty() => pid == std::process::id().to_string(),
+        _ => true,
+    };
+    let count = number("LISTEN_FDS").filter(|count| is_meant && *count > 0).unwrap_or(0);
+    let first = number("LISTEN_FDS_FIRST_FD").unwrap_or(FIRST_HANDED_OVER.into());
+    if count > MOST_HANDED_OVER || !(0..=MOST_HANDED_OVER).contains(&first) {
+        return Err(BindError::TooMany { count });
+    }
+    let descriptor = |number| RawFd::try_from(number).unwrap_or(FIRST_HANDED_OVER);
+    Ok(descriptor(first)..descriptor(first + count))
 }
 
 /// How a listening socket came to this process.
@@ -131,6 +155,7 @@ impl Inherited {
     /// this removes `LISTEN_FDS` and `LISTEN_PID` from the environment; that is legal while the
     /// process has a single thread.
     pub fn from_env() -> Result<Self, BindError> {
+        handed_over()?;
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut descriptors = ListenFd::from_env();
@@ -391,6 +416,11 @@ pub enum BindError {
         /// Who has the port, where it is taken and that can be known.
         holders: Vec<String>,
     },
+    /// More sockets than anybody hands over are said to have been.
+    TooMany {
+        /// How many, according to `LISTEN_FDS`.
+        count: i64,
+    },
     /// An inherited descriptor is no listening TCP socket.
     Inherited {
         /// Which one of all, counted from 1.
@@ -427,7 +457,10 @@ impl BindError {
     /// Whether the configuration is at fault, the daemon's or that of its socket unit.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Inherited { .. } | Self::Mismatch { .. } | Self::NoAddress)
+        matches!(
+            self,
+            Self::TooMany { .. } | Self::Inherited { .. } | Self::Mismatch { .. } | Self::NoAddress
+        )
     }
 }
 
@@ -437,6 +470,12 @@ impl fmt::Display for BindError {
             Self::Bind { address, reason, holders } => {
                 write!(f, "cannot bind {address}: {reason}: {}", remedy(*address, reason, holders))
             }
+            Self::TooMany { count } => write!(
+                f,
+                "cannot use inherited descriptors: LISTEN_FDS={count}, and at most \
+                 {MOST_HANDED_OVER} are handed over, from number {FIRST_HANDED_OVER} on: start the \
+                 socket unit, or unset LISTEN_FDS"
+            ),
             Self::Inherited { position, name, reason } => {
                 write!(f, "cannot use inherited descriptor {position}")?;
                 if !name.is_empty() {

@@ -2,9 +2,9 @@
 //! watchdog.
 //!
 //! The socket is connected once, before the sandbox forbids it, and every message after that is
-//! one write to it. Handing over a descriptor takes another call, which the
-//! sandbox forbids too, so that comes before. The crates that speak this protocol open a socket for each message, which the
-//! sandbox makes fatal. A message that cannot be sent is dropped: a service manager that does not
+//! one write to it. Handing over a descriptor takes another call, which the sandbox forbids too,
+//! so that comes before. The crates that speak this protocol open a socket for each message, which
+//! the sandbox makes fatal. A message that cannot be sent is dropped: a service manager that does not
 //! listen must not stop the daemon.
 
 use std::env;
@@ -32,19 +32,36 @@ pub struct Notifier {
 
 /// `NOTIFY_SOCKET` is set and cannot be used.
 #[derive(Debug)]
-pub struct NotifyError {
-    path: String,
-    error: io::Error,
+pub enum NotifyError {
+    /// It cannot be connected to.
+    Unreachable {
+        /// What `NOTIFY_SOCKET` says.
+        path: String,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// It names no socket of this host's: neither a path nor an abstract name, as `vsock:2:1234`
+    /// does, which a virtual machine reports to its host by.
+    UnknownForm {
+        /// What `NOTIFY_SOCKET` says.
+        path: String,
+    },
 }
 
 impl fmt::Display for NotifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot reach the service manager at NOTIFY_SOCKET={}: {}",
-            self.path.escape_debug(),
-            self.error
-        )
+        match self {
+            Self::Unreachable { path, error } => write!(
+                f,
+                "cannot reach the service manager at NOTIFY_SOCKET={}: {error}",
+                path.escape_debug()
+            ),
+            Self::UnknownForm { path } => write!(
+                f,
+                "nothing is reported to NOTIFY_SOCKET={}: it begins with neither / nor @",
+                path.escape_debug()
+            ),
+        }
     }
 }
 
@@ -56,16 +73,19 @@ impl Notifier {
     /// nowhere.
     ///
     /// # Errors
-    /// The socket cannot be connected to.
+    /// The socket cannot be connected to, or is of a form that is not known here.
     pub fn from_env() -> Result<Self, NotifyError> {
         let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
             return Ok(Self::default());
         };
+        let text = path.to_string_lossy().into_owned();
+        let address = match path.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+            [b'/', ..] => SocketAddr::from_pathname(&path),
+            _ => return Err(NotifyError::UnknownForm { path: text }),
+        };
         let connect = || {
-            let address = match path.as_bytes() {
-                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-                _ => SocketAddr::from_pathname(&path)?,
-            };
+            let address = address?;
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
             socket.connect_addr(&address)?;
@@ -73,7 +93,7 @@ impl Notifier {
         };
         match connect() {
             Ok(socket) => Ok(Self { socket: Some(socket), watchdog: watchdog_from_env() }),
-            Err(error) => Err(NotifyError { path: path.to_string_lossy().into_owned(), error }),
+            Err(error) => Err(NotifyError::Unreachable { path: text, error }),
         }
     }
 

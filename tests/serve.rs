@@ -272,10 +272,12 @@ fn sigterm_waits_for_no_one_beyond_the_deadline() {
 }
 
 #[test]
-fn sigint_ends_the_daemon_in_order() {
-    let mut daemon = Setup::new().start();
-    daemon.signal(Signal::SIGINT);
-    assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
+fn sigint_and_sigquit_end_the_daemon_in_order() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let mut daemon = Setup::new().start();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0), "{signal}");
+    }
 }
 
 #[test]

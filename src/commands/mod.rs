@@ -22,6 +22,7 @@ use std::path::Path;
 
 use crate::config::{self, Configuration, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
+use crate::process::Unfit;
 use terminal::{Terminal, Tone};
 
 /// Loads the configuration for a command that only looks at it. What is wrong with it goes to
@@ -54,6 +55,12 @@ fn in_words(problem: &Problem, terminal: Terminal) -> String {
         Some(excerpt) => format!("{line}{excerpt}\n"),
         None => line,
     }
+}
+
+/// What becomes of a process that can do nothing.
+pub(crate) fn unfit(unfit: &Unfit) -> Exit {
+    tell(unfit);
+    Exit::System
 }
 
 /// Writes a line to standard error. Where that fails, nobody is left to be told.

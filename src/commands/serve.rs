@@ -5,14 +5,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use log::{Level, error, info, warn};
-use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use log::{Level, debug, error, info, warn};
 
 use crate::cli::Cli;
 use crate::config::trust::Trusted;
@@ -23,6 +20,7 @@ use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
+use crate::process::{self, Unfit};
 use crate::sandbox::{self, SandboxError};
 use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
 
@@ -49,7 +47,11 @@ pub fn run(cli: &Cli) -> Exit {
 }
 
 fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
-    let signals = server::block_signals()?;
+    process::hold_back_signals()?;
+    process::forbid_dumps()?;
+    process::demand_memory()?;
+    close_inherited()?;
+    let descriptors = process::take_descriptors()?;
     let trust = Trust::of_this_process();
     let configuration = config::load_to_serve(path, &trust)?;
     let settings = configuration.settings.clone();
@@ -58,11 +60,12 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
 
     let identity = resolve(&settings)?;
     let bound = bind(&settings)?;
-    let notifier = Notifier::from_env()?;
+    let notifier = notifier()?;
     exchange_with_store(&notifier, &bound);
     let listening = take_up(bound, &settings, &notifier);
-    let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len() + server::SCRAPES;
-    let capacity = capacity(settings.limits.connections, spare)?;
+    let scrapes = settings.metrics_listen.map_or(0, |_| server::SCRAPES);
+    let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len() + scrapes;
+    let capacity = capacity(settings.limits.connections, descriptors, spare)?;
 
     for kept in privileges::drop_for_good(&identity)? {
         log::log!(kept.level(), "{kept}");
@@ -72,10 +75,23 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let trusted = trusted_from_now_on(&configuration, &identity);
     let reload = reloader(path.to_owned(), settings.clone(), trusted, authority);
     let service = service(&configuration);
+    let signals = server::block_signals()?;
     let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
     enter_sandbox(settings.sandbox, &readable_directories(&configuration, path))?;
     info!("running as {identity}");
     Ok(server.run()?)
+}
+
+fn close_inherited() -> Result<(), BindError> {
+    let closed = process::close_inherited(&listen::handed_over()?);
+    if !closed.is_empty() {
+        let numbers: Vec<_> = closed.iter().map(ToString::to_string).collect();
+        debug!(
+            "closed what was inherited and is of no use here: descriptor {}",
+            numbers.join(", ")
+        );
+    }
+    Ok(())
 }
 
 fn log_warnings(configuration: &Configuration) {
@@ -113,6 +129,16 @@ fn bind(settings: &Settings) -> Result<Bound, BindError> {
     Ok(bound)
 }
 
+fn notifier() -> Result<Notifier, NotifyError> {
+    match Notifier::from_env() {
+        Err(unknown @ NotifyError::UnknownForm { .. }) => {
+            warn!("{unknown}");
+            Ok(Notifier::default())
+        }
+        notifier => notifier,
+    }
+}
+
 /// Has the service manager keep the sockets that were bound here, so that a restart finds clients
 /// in their queues and not turned away, and forget those that are served no longer.
 fn exchange_with_store(notifier: &Notifier, bound: &Bound) {
@@ -144,16 +170,13 @@ fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listen
     listening
 }
 
-/// How many connections the descriptor limit leaves room for beside `spare` others, once its soft
-/// half is raised to the hard one.
-fn capacity(wanted: usize, spare: usize) -> Result<usize, ServeError> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(ServeError::Descriptors)?;
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    // A hard half above fs.nr_open is refused whoever asks for it.
-    let limit = if raised.is_ok() { hard } else { soft };
+/// How many connections a limit of descriptors leaves room for beside `spare` others.
+fn capacity(wanted: usize, limit: usize, spare: usize) -> Result<usize, Unfit> {
     let in_use = fs::read_dir("/proc/self/fd").map_or(spare, Iterator::count);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let capacity = limit.saturating_sub(in_use + spare).max(1);
+    let capacity = limit.saturating_sub(in_use + spare);
+    if capacity == 0 {
+        return Err(Unfit::Descriptors { limit, least: in_use + spare + 1 });
+    }
     if capacity < wanted {
         warn!(
             "at most {capacity} of limits.connections = {wanted} unfinished connections: the \
@@ -261,11 +284,11 @@ fn enter_sandbox(sandbox: Sandbox, readable: &[PathBuf]) -> Result<(), SandboxEr
 /// Why the daemon does not serve.
 #[derive(Debug)]
 enum ServeError {
+    Process(Unfit),
     Configuration(Problems),
     User(UserError),
     Bind(BindError),
     Notify(NotifyError),
-    Descriptors(Errno),
     Drop(DropError),
     Sandbox(SandboxError),
     Server(ServerError),
@@ -279,10 +302,10 @@ impl ServeError {
             Self::Bind(error) if error.is_configuration() => Exit::Configuration,
             Self::Bind(error) if error.is_permission() => Exit::Permission,
             Self::Drop(_) => Exit::Permission,
-            Self::User(_)
+            Self::Process(_)
+            | Self::User(_)
             | Self::Bind(_)
             | Self::Notify(_)
-            | Self::Descriptors(_)
             | Self::Sandbox(_)
             | Self::Server(_) => Exit::System,
         }
@@ -292,13 +315,11 @@ impl ServeError {
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Process(error) => error.fmt(f),
             Self::Configuration(error) => error.fmt(f),
             Self::User(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Notify(error) => error.fmt(f),
-            Self::Descriptors(errno) => {
-                write!(f, "cannot ask for the limit of descriptors: {}", io::Error::from(*errno))
-            }
             Self::Drop(error) => error.fmt(f),
             Self::Sandbox(error) => error.fmt(f),
             Self::Server(error) => error.fmt(f),
@@ -317,6 +338,7 @@ macro_rules! from_errors {
 }
 
 from_errors!(
+    Process(Unfit),
     Configuration(Problems),
     User(UserError),
     Bind(BindError),

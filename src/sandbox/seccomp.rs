@@ -33,8 +33,8 @@ const ALLOWED: &[c_long] = &[
     // The loop.
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
-    // Signals come by `read`, log lines and messages to the service manager go by `write`; the last words of the C library before it
-    // aborts go by `writev`.
+    // Signals come by `read`; log lines and messages to the service manager go by `write`; the
+    // last words of the C library before it aborts go by `writev`.
     libc::SYS_close,
     libc::SYS_ppoll,
     libc::SYS_read,
@@ -222,7 +222,7 @@ fn sends() -> Result<Vec<SeccompRule>, BackendError> {
 /// Allowed for some arguments.
 fn allowed_if() -> Result<Rules, BackendError> {
     const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
-    let mut rules = BTreeMap::from([
+    Ok(BTreeMap::from([
         // Memory that can be executed is for code, and all the code is loaded.
         (libc::SYS_mmap, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
@@ -244,10 +244,9 @@ fn allowed_if() -> Result<Rules, BackendError> {
         ),
         // abort() sends a signal to this process.
         (libc::SYS_tgkill, vec![rule([equal(0, std::process::id())?])?]),
-    ]);
-    #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_open, vec![rule([without(1, WRITING)?])?]);
-    Ok(rules)
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, vec![rule([without(1, WRITING)?])?]),
+    ]))
 }
 
 fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, BackendError> {

@@ -18,14 +18,15 @@ pub(super) enum Asked {
     Reload,
     /// SIGUSR1: log the counters.
     Counters,
-    /// SIGTERM or SIGINT: stop.
+    /// SIGTERM, SIGINT or SIGQUIT: stop.
     Stop(StopSignal),
 }
 
-/// Which of the two it was.
+/// Which of them it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopSignal {
     Interrupt,
+    Quit,
     Terminate,
 }
 
@@ -33,6 +34,7 @@ impl fmt::Display for StopSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
             Self::Terminate => "SIGTERM",
         })
     }
@@ -45,7 +47,9 @@ impl fmt::Display for StopSignal {
 /// The signal mask cannot be changed.
 pub(super) fn block() -> Result<SigSet, Errno> {
     let signals: SigSet =
-        [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].into_iter().collect();
+        [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1]
+            .into_iter()
+            .collect();
     signals.thread_block()?;
     Ok(signals)
 }
@@ -84,6 +88,7 @@ impl Signals {
                 Some(Signal::SIGUSR1) => return Some(Asked::Counters),
                 Some(Signal::SIGTERM) => return Some(Asked::Stop(StopSignal::Terminate)),
                 Some(Signal::SIGINT) => return Some(Asked::Stop(StopSignal::Interrupt)),
+                Some(Signal::SIGQUIT) => return Some(Asked::Stop(StopSignal::Quit)),
                 _ => {}
             }
         }

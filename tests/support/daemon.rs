@@ -455,6 +455,20 @@ impl Daemon {
         }
     }
 
+    /// Waits until the daemon is ready, or has ended: then, how.
+    #[track_caller]
+    pub(crate) fn ready_or_ended(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + SOON;
+        while self.notify.take("READY=1").is_none() {
+            if self.exited.try_recv() != Err(TryRecvError::Empty) {
+                return Some(self.child.wait().expect("an exit status"));
+            }
+            assert!(Instant::now() < deadline, "not ready\n{}", self.log.everything());
+            self.notify.receive(Duration::from_millis(20));
+        }
+        None
+    }
+
     /// Drops what the daemon has told its service manager so far.
     pub(crate) fn forget_states(&mut self) {
         self.notify.forget();

@@ -271,7 +271,10 @@ impl Setup {
     /// The program is copied, since that user need not be able to reach the build directory.
     pub(crate) fn unprivileged(mut self, setpriv: &Path, capabilities: &[&str]) -> Self {
         let program = self.directory.path().join("masterpolicyd");
-        std::fs::copy(PROGRAM, &program).expect("copying the program");
+        // By a process of its own: a file that is open for writing cannot be executed, and a test
+        // beside this one may fork while it is, and have it open a little longer.
+        let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "copying the program");
         super::set_mode(&program, 0o755);
         self.program = program;
         let account = nix::unistd::User::from_name(SERVICE_USER)

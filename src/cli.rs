@@ -147,7 +147,11 @@ pub struct Audit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum Show {
     /// The exact document that is served
-    Policy,
+    Policy {
+        /// The port that is asked: site-control is part of what port 843 serves, and of nothing else
+        #[arg(long, value_name = "PORT", default_value_t = MASTER_PORT, value_parser = parse_port)]
+        port: u16,
+    },
     /// Every rule with the file and line it came from
     Rules {
         /// Print one JSON array

@@ -22,7 +22,7 @@ impl Position {
 }
 
 /// How far apart the offsets are whose positions are remembered.
-const STRIDE: usize = 1024;
+const STRIDE: usize = 64;
 
 /// Finds the position of any offset in time that does not grow with the text: a file of one long
 /// line that is wrong throughout is still read in no time.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
-use masterpolicyd::document::Document;
+use masterpolicyd::document::{Document, Documents, PortRanges};
 use masterpolicyd::listen;
 use masterpolicyd::notify::Notifier;
 use masterpolicyd::policy::{MetaPolicy, Policy};
@@ -79,9 +79,9 @@ fn serve() -> (SocketAddr, Document) {
     socket.set_nonblocking(true).expect("a socket that does not block");
     let address = address_of(&socket);
     let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules: Vec::new() };
-    let document = Document::encode(&policy, false);
+    let documents = Documents::encode(&policy, PortRanges::AsWritten).expect("a short document");
     let service = Service {
-        document: document.clone(),
+        documents: documents.clone(),
         rules: 0,
         limits: Limits::default(),
         log_requests: false,
@@ -98,7 +98,7 @@ fn serve() -> (SocketAddr, Document) {
                 .expect("a server");
         server.run()
     });
-    (address, document)
+    (address, documents.for_port(address.port()).clone())
 }
 
 /// Allocations of the server during so many calls of `exchange`, after as many as warm it up.

@@ -21,7 +21,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::User;
 use socket2::SockRef;
 
-use support::daemon::{RULES, Rule, Stderr, ask, dial, document, read_to_end};
+use support::daemon::{RULES, Rule, Stderr, ask, dial, document, document_of, read_to_end};
 use support::load::{self, REQUEST};
 use support::network::{address_of, in_own_network, listen};
 use support::{Daemon, Directory, SERVICE_USER, SOON, Setup, find_program, is_root, skip};
@@ -648,7 +648,7 @@ fn the_daemon_binds_the_metrics_itself() {
         let (policy, metrics) = (loopback(843), loopback(9843));
         let daemon =
             Setup::bound(&[policy]).tables(&format!("[metrics]\nlisten = \"{metrics}\"")).start();
-        assert_eq!(daemon.ask(), document(RULES));
+        assert_eq!(daemon.ask(), document_of(843, RULES));
         scrape(metrics).assert("requests_total{result=\"served\"}", 1.0);
         assert_eq!(get(metrics, "/").status, 404);
         assert_eq!(get_policy_over_http(policy), b"");
@@ -670,7 +670,7 @@ fn get_policy_over_http(address: SocketAddr) -> Vec<u8> {
 fn nothing_is_told_unless_it_is_asked_for() {
     in_own_network("nothing_is_told_unless_it_is_asked_for", || {
         let daemon = Setup::bound(&[loopback(843)]).start();
-        assert_eq!(daemon.ask(), document(RULES));
+        assert_eq!(daemon.ask(), document_of(843, RULES));
         let error = TcpStream::connect(loopback(9843)).expect_err("nobody listens there");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     });
@@ -982,7 +982,7 @@ fn a_real_prometheus_scrapes_and_judges() {
         let mut daemon =
             Setup::bound(&[policy]).tables(&format!("[metrics]\nlisten = \"{metrics}\"")).start();
         for _ in 0..3 {
-            assert_eq!(ask(policy), document(RULES));
+            assert_eq!(ask(policy), document_of(843, RULES));
         }
         let _prometheus = Prometheus::start(&program, prometheus, metrics);
         wait_for_value(prometheus, "up", "1");

@@ -13,7 +13,7 @@ use std::{fs, thread};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{User, gettid};
 
-use support::daemon::{RULES, ask, document};
+use support::daemon::{RULES, ask, document, document_of};
 use support::network::{address_of, in_own_network, listen};
 use support::process::{Status, memory_file, preloaded};
 use support::{Daemon, SERVICE_USER, Setup, find_program, is_root, skip};
@@ -56,7 +56,8 @@ fn assert_powerless(daemon: &Daemon, bounding: Bounding) {
     // The kernel gives the files of a process that cannot be dumped to root.
     let owner = fs::metadata(memory_file(daemon.pid)).expect("a live process").uid();
     assert_eq!(owner, 0, "the owner of /proc/PID/mem: the process is dumpable");
-    assert_eq!(daemon.ask(), document(RULES), "it serves all the same");
+    let expected = document_of(daemon.address().port(), RULES);
+    assert_eq!(daemon.ask(), expected, "it serves all the same");
 }
 
 #[test]
@@ -141,8 +142,8 @@ fn every_address_of_the_default_is_served_on_843() {
             (Ipv6Addr::UNSPECIFIED, POLICY_PORT).into(),
         ];
         let _daemon = Setup::bound(&addresses).start();
-        assert_eq!(ask(LOCAL.into()), document(RULES));
-        assert_eq!(ask((Ipv6Addr::LOCALHOST, POLICY_PORT).into()), document(RULES));
+        assert_eq!(ask(LOCAL.into()), document_of(POLICY_PORT, RULES));
+        assert_eq!(ask((Ipv6Addr::LOCALHOST, POLICY_PORT).into()), document_of(POLICY_PORT, RULES));
     });
 }
 
@@ -171,7 +172,7 @@ fn a_host_without_ipv6_skips_it_with_one_warning() {
             (Ipv6Addr::UNSPECIFIED, POLICY_PORT).into(),
         ];
         let daemon = Setup::bound(&addresses).environment("LD_PRELOAD", library).start();
-        assert_eq!(ask(LOCAL.into()), document(RULES));
+        assert_eq!(ask(LOCAL.into()), document_of(POLICY_PORT, RULES));
         let lines = daemon.log.lines_after(0);
         let warnings: Vec<&String> = lines.iter().filter(|line| line.contains(" warn: ")).collect();
         assert_eq!(warnings.len(), 1, "{lines:#?}");
@@ -257,11 +258,42 @@ fn an_address_that_no_inherited_socket_meets_names_the_line_to_add() {
     assert_gives_up(setup, 78, &["ListenStream=127.0.0.1:7843"]);
 }
 
+/// A player that exists takes a policy with `site-control` for void unless it comes from 843.
+#[test]
+fn site_control_is_served_on_843_and_nowhere_else_however_the_sockets_came() {
+    in_own_network(
+        "site_control_is_served_on_843_and_nowhere_else_however_the_sockets_came",
+        || {
+            let elsewhere = (Ipv4Addr::LOCALHOST, 7843);
+            let assert_served = |ports: &[u16]| {
+                for &port in ports {
+                    let expected = document_of(port, RULES);
+                    assert_eq!(ask((Ipv4Addr::LOCALHOST, port).into()), expected, "asked {port}");
+                }
+            };
+            let daemon = Setup::bound(&[LOCAL.into(), elsewhere.into()]).start();
+            assert_served(&[843, 7843]);
+            drop(daemon);
+            let sockets = vec![listen(elsewhere.into()), listen(LOCAL.into())];
+            let mut daemon = Setup::inherited(sockets).start();
+            assert_served(&[843, 7843]);
+            daemon.reload();
+            assert_served(&[843, 7843]);
+            drop(daemon);
+            let daemon = Setup::bound(&[elsewhere.into()]).start();
+            assert_served(&[7843]);
+            drop(daemon);
+            let _daemon = Setup::inherited(vec![listen(elsewhere.into())]).start();
+            assert_served(&[7843]);
+        },
+    );
+}
+
 #[test]
 fn port_843_is_served_without_any_redirect() {
     in_own_network("port_843_is_served_without_any_redirect", || {
         let _daemon = Setup::bound(&[LOCAL.into()]).start();
-        assert_eq!(ask(LOCAL.into()), document(RULES));
+        assert_eq!(ask(LOCAL.into()), document_of(POLICY_PORT, RULES));
         for table in
             ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"]
         {

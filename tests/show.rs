@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use masterpolicyd::config::{self, Trust};
 use masterpolicyd::document;
+use masterpolicyd::policy::MASTER_PORT;
 use scratch::{Scratch, configurations, text};
 
 #[test]
@@ -40,9 +41,12 @@ fn the_policy_shown_is_the_document_without_its_nul() {
         let shown = scratch.run(&["show", "policy"]).stdout;
         let configuration =
             config::load(&scratch.join("masterpolicyd.toml"), &Trust::of_this_process()).unwrap();
-        assert_eq!([&shown[..], b"\0"].concat(), configuration.document.bytes());
+        assert_eq!(
+            [&shown[..], b"\0"].concat(),
+            configuration.documents.for_port(MASTER_PORT).bytes()
+        );
         let parsed = document::parse(&shown);
-        assert!(!parsed.has_error(), "{}: {:?}", folder.display(), parsed.findings);
+        assert!(!parsed.has_error(), "{}: {:?}", folder.display(), parsed.flaws);
         assert_eq!(parsed.meta_policy, Some(configuration.policy.meta_policy));
         assert_eq!(parsed.rules.len(), configuration.policy.rules.len());
     }
@@ -58,7 +62,7 @@ fn the_configuration_shown_loads_again_to_the_same() {
         fs::write(&path, &shown).unwrap();
         let second = config::load(&path, &Trust::of_this_process()).unwrap();
         assert_eq!(second.policy, first.policy, "{}", folder.display());
-        assert_eq!(second.document, first.document);
+        assert_eq!(second.documents, first.documents);
         assert_eq!(second.files, [path]);
         let mut settings = first.settings;
         settings.policy_dirs.clear();

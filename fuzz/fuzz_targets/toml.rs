@@ -1,5 +1,8 @@
-//! The text of a main file: reading never panics, and every problem has a place in the text.
+//! The text of a main file: reading never panics and takes no longer than 100 ms, and every problem
+//! has a place in the text.
 #![no_main]
+
+mod processor_time;
 
 use std::path::Path;
 
@@ -8,7 +11,11 @@ use masterpolicyd::config;
 
 fuzz_target!(|text: &str| {
     let lines = text.split('\n').count();
-    for problem in config::judge_text(Path::new("masterpolicyd.toml"), text) {
+    let started = processor_time::now();
+    let problems = config::judge_text(Path::new("masterpolicyd.toml"), text);
+    let taken = processor_time::now() - started;
+    assert!(taken < processor_time::ALLOWED, "{} bytes took {taken:?}", text.len());
+    for problem in problems {
         let place = &problem.place;
         assert!((1..=lines).contains(&(place.line as usize)), "{problem}");
         assert!(place.column >= 1, "{problem}");

@@ -25,7 +25,7 @@ use crate::audit::{
 };
 use crate::cli;
 use crate::config::Configuration;
-use crate::document::Document;
+use crate::document::Documents;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
@@ -48,9 +48,9 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
             return Exit::Unknown;
         }
     };
-    let Configuration { settings, policy, document, .. } = &configuration;
+    let Configuration { settings, policy, documents, .. } = &configuration;
     let Questions { addresses, left_out } = audit::addresses_to_ask(&settings.listen, &listeners);
-    let answers = ask_each(&addresses, document);
+    let answers = ask_each(&addresses, documents);
     let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
     let mut output = Output::to_stdout();
     if asked.json {
@@ -68,12 +68,12 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
 }
 
 /// Asks [`AT_A_TIME`], so that silent ones cost their time together.
-fn ask_each(addresses: &[SocketAddr], policy: &Document) -> Vec<(SocketAddr, Answer)> {
+fn ask_each(addresses: &[SocketAddr], documents: &Documents) -> Vec<(SocketAddr, Answer)> {
     let next = AtomicUsize::new(0);
     let ask_in_turn = || {
         let mut answers = Vec::new();
         while let Some(&address) = addresses.get(next.fetch_add(1, Ordering::Relaxed)) {
-            answers.push((address, ask(address, policy)));
+            answers.push((address, ask(address, documents)));
         }
         answers
     };
@@ -91,14 +91,14 @@ fn ask_each(addresses: &[SocketAddr], policy: &Document) -> Vec<(SocketAddr, Ans
 }
 
 /// Asks one address for its policy as a player does, and compares that with what it ought to be.
-fn ask(address: SocketAddr, policy: &Document) -> Answer {
+fn ask(address: SocketAddr, documents: &Documents) -> Answer {
     let seen = player::ask(address, MASTER_LIMIT);
     match seen.end {
         End::Refused => Answer::Refused,
         End::Filtered => Answer::Filtered,
         End::Unreachable(_) | End::Failed(_) => Answer::Unreachable,
         _ if seen.received.is_empty() => Answer::Silent,
-        _ if seen.received == policy.bytes() => Answer::Configured,
+        _ if seen.received == documents.for_port(address.port()).bytes() => Answer::Configured,
         _ => Answer::Other,
     }
 }

@@ -202,7 +202,7 @@ fn warn_unreadable(configuration: &Configuration, identity: &Identity) {
 
 fn service(configuration: &Configuration) -> Service {
     Service {
-        document: configuration.document.clone(),
+        documents: configuration.documents.clone(),
         rules: configuration.policy.rules.len(),
         limits: configuration.settings.limits,
         log_requests: configuration.settings.log.requests,

@@ -24,7 +24,7 @@ pub fn run(path: &Path, show: Show) -> Exit {
     match show {
         // Without the NUL that ends it on the wire and without a newline, so that another program
         // can read what players read.
-        Show::Policy => output.print(configuration.document.as_str()),
+        Show::Policy { port } => output.print(configuration.documents.for_port(port).as_str()),
         Show::Rules { json: false } => print_table(&configuration, &mut output),
         Show::Rules { json: true } => {
             let rules = rules(&configuration).map(|(rule, place)| PlacedRuleJson::new(rule, place));

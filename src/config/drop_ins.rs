@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bounds::FILES;
 use super::problem::{Place, Problem, Severity};
 use super::source::Directory;
 use crate::printable::Escaped;
@@ -65,8 +66,16 @@ impl Format {
 pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
     let mut found = DropIns::default();
     for directory in directories {
-        match directory.names() {
-            Ok(names) => names.into_iter().for_each(|name| found.add(directory, name)),
+        match directory.names(FILES) {
+            Ok(names) => {
+                for name in names {
+                    found.add(directory, name);
+                }
+                if found.count() >= FILES {
+                    found.problems.push(too_many(directory));
+                    return found;
+                }
+            }
             Err(errno) => {
                 let message = format!("cannot read this directory: {}", io::Error::from(errno));
                 found.problems.push(Problem::unread(&directory.path, message));
@@ -76,7 +85,20 @@ pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
     found
 }
 
+fn too_many(directory: &Directory) -> Problem {
+    let message = format!(
+        "with this directory there are more than {FILES} files, and not all are read; write \
+         several rules in one file"
+    );
+    Problem::about(&directory.path, message)
+}
+
 impl<'a> DropIns<'a> {
+    /// Every file that was found, with the main file.
+    fn count(&self) -> usize {
+        1 + self.files.len() + self.masked.len() + self.problems.len()
+    }
+
     fn add(&mut self, directory: &'a Directory, name: OsString) {
         let path = directory.path.join(&name);
         if Format::of(&path).is_none() {

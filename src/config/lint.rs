@@ -1,12 +1,11 @@
 //! What is allowed and yet probably not meant: warnings about a policy that has no errors.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
 use crate::document::Document;
-use crate::policy::{Domain, FIRST_HIGH_PORT, MetaPolicy, Rule};
+use crate::policy::{Coverage, Domain, FIRST_HIGH_PORT, MetaPolicy, Policy, Rule};
 
 /// What fits in one TCP segment on an ordinary path: an MTU of 1500 less the headers of IPv6 and
 /// of TCP with time stamps.
@@ -14,6 +13,9 @@ const ONE_SEGMENT: usize = 1428;
 
 /// What Linux sends before it waits for an acknowledgement: ten segments.
 const ONE_ROUND_TRIP: usize = 14 * 1024;
+
+/// Of how many addresses a warning names the first only.
+const SHOWN_ADDRESSES: usize = 4;
 
 fn warning(spot: &Spot, message: impl Into<String>) -> Problem {
     Problem::at(Severity::Warning, spot, message)
@@ -35,11 +37,16 @@ pub(super) fn low_ports<'a>(
     rules: &'a [PlacedRule],
     listen: &[SocketAddr],
 ) -> impl Iterator<Item = Problem> + 'a {
-    let high: Vec<_> = listen
+    let mut high: Vec<_> = listen
         .iter()
         .filter(|address| address.port() >= FIRST_HIGH_PORT)
         .map(ToString::to_string)
         .collect();
+    // Each rule that grants such a port is told of them.
+    if high.len() > SHOWN_ADDRESSES {
+        high.truncate(SHOWN_ADDRESSES);
+        high.push("another one".to_owned());
+    }
     let grants_low = move |placed: &&PlacedRule| placed.rule.ports.lowest() < FIRST_HIGH_PORT;
     let applies = !high.is_empty();
     rules.iter().filter(move |_| applies).filter(grants_low).map(move |placed| {
@@ -54,18 +61,17 @@ pub(super) fn low_ports<'a>(
     })
 }
 
-/// Rules that could go without anything changing. `repeated` are the spots of rules that occur a
-/// second time, each with the index of the first.
+/// Rules that could go without anything changing: those of `policy`, which stand at the places of
+/// `rules`, and `repeated`, the spots of rules that occur a second time, each with the index of the
+/// first.
 pub(super) fn useless<'a>(
+    policy: &'a Policy,
     rules: &'a [PlacedRule],
     repeated: &'a [(Spot, usize)],
 ) -> impl Iterator<Item = Problem> + 'a {
-    let mut by_domain: HashMap<&Domain, Vec<usize>> = HashMap::new();
-    for (index, placed) in rules.iter().enumerate() {
-        by_domain.entry(&placed.rule.domain).or_default().push(index);
-    }
+    let coverage = Coverage::of(&policy.rules);
     let covered = rules.iter().enumerate().filter_map(move |(index, placed)| {
-        let other = covering(rules, &by_domain, index)?;
+        let other = coverage.first_covering(index)?;
         let message = format!("this rule grants nothing that {} does not", rules[other].spot.place);
         Some(warning(&placed.spot, message))
     });
@@ -73,41 +79,6 @@ pub(super) fn useless<'a>(
         warning(spot, format!("this rule is the same as {}", rules[*first].spot.place))
     });
     covered.chain(repeated)
-}
-
-/// The first rule that makes the one at `index` useless. Of two that grant the same, the later
-/// one is.
-fn covering(
-    rules: &[PlacedRule],
-    by_domain: &HashMap<&Domain, Vec<usize>>,
-    index: usize,
-) -> Option<usize> {
-    let rule = &rules[index].rule;
-    let makes_useless = |&other: &usize| {
-        let by = &rules[other].rule;
-        other != index && by.covers(rule) && (other < index || !rule.covers(by))
-    };
-    wider_domains(&rule.domain)
-        .filter_map(|domain| by_domain.get(&domain))
-        .flatten()
-        .copied()
-        .filter(makes_useless)
-        .min()
-}
-
-/// Every domain that covers `domain`, itself included.
-fn wider_domains(domain: &Domain) -> impl Iterator<Item = Domain> {
-    let name = match domain {
-        Domain::Name(name) | Domain::Subdomains(name) => name.as_str(),
-        Domain::Any | Domain::Address(_) => "",
-    };
-    let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
-    let own = (!name.is_empty()).then_some(name);
-    let wildcards = own.into_iter().chain(parents).map(|name| Domain::Subdomains(name.to_owned()));
-    let mut wider: Vec<_> = wildcards.chain([Domain::Any, domain.clone()]).collect();
-    wider.sort_unstable();
-    wider.dedup();
-    wider.into_iter()
 }
 
 /// Rules that the meta-policy makes void.
@@ -160,7 +131,11 @@ mod tests {
 
     fn useless_lines(texts: &[(&str, &str, bool)]) -> Vec<(u32, String)> {
         let rules = rules(texts);
-        useless(&rules, &[]).map(|problem| (problem.place.line, problem.message)).collect()
+        let policy = Policy {
+            meta_policy: MetaPolicy::All,
+            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
+        };
+        useless(&policy, &rules, &[]).map(|problem| (problem.place.line, problem.message)).collect()
     }
 
     #[test]
@@ -181,19 +156,5 @@ mod tests {
         );
         assert_eq!(useless_lines(&[("b.test", "1", false), ("ab.test", "1", false)]), []);
         assert_eq!(useless_lines(&[("*.b.test", "1", true), ("b.test", "1", false)]), []);
-    }
-
-    #[test]
-    fn wider_domains_are_exactly_those_that_cover() {
-        let pool: Vec<Domain> =
-            ["*", "*.test", "*.b.test", "b.test", "a.b.test", "*.a.b.test", "ab.test", "10.0.0.1"]
-                .map(|text| text.parse().unwrap())
-                .into();
-        for domain in &pool {
-            let wider: Vec<_> = wider_domains(domain).collect();
-            for other in &pool {
-                assert_eq!(wider.contains(other), other.covers(domain), "{other} and {domain}");
-            }
-        }
     }
 }

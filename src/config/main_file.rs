@@ -10,11 +10,15 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
 
+use super::bounds::ENTRIES;
 use super::problem::{Problem, Spot};
 use super::rules::{self, PlacedRule};
 use super::settings::{LogSettings, Sandbox, Settings};
 use super::source::Text;
-use super::table::{Faults, Section, Value, array, boolean, number, one_of, parse, parsed, string};
+use super::table::{
+    Faults, Section, Value, array, at_most, boolean, number, one_of, parse, parsed, string,
+};
+use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::policy::{MASTER_PORT, MetaPolicy};
 use crate::server::limits::Limits;
@@ -64,7 +68,10 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     settings.group = top.read_optional("group", faults, unprivileged);
     top.read("meta-policy", &mut settings.meta_policy, faults, parsed::<MetaPolicy>);
     top.read("grantable-ports", &mut settings.grantable_ports, faults, rules::ports);
-    top.read("expand-port-ranges", &mut settings.expand_port_ranges, faults, boolean);
+    top.read("expand-port-ranges", &mut settings.port_ranges, faults, |value, faults| {
+        let is_expanded = boolean(value, faults)?;
+        Some(if is_expanded { PortRanges::Expanded } else { PortRanges::AsWritten })
+    });
     top.read(
         "sandbox",
         &mut settings.sandbox,
@@ -181,6 +188,7 @@ impl fmt::Display for RootRefused {
 }
 
 fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
+    at_most(ENTRIES, value, faults)?;
     array(value, faults, "an array of directories", |directory, faults| {
         string(directory, faults).map(PathBuf::from)
     })
@@ -189,6 +197,7 @@ fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
 fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
     let mut seen: Vec<SocketAddr> = Vec::new();
     let what = "an array of addresses, such as [\"0.0.0.0:843\", \"[::]:843\"]";
+    at_most(ENTRIES, value, faults)?;
     let addresses = array(value, faults, what, |element, faults| {
         let ListenAddress(address) = match element.get_ref() {
             DeValue::Integer(port) => {

@@ -6,8 +6,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub mod bounds;
 mod drop_ins;
 mod guard;
 mod lint;
@@ -26,7 +28,7 @@ pub use problem::{Excerpt, Place, Problem, Problems, Severity};
 pub use settings::{LogSettings, Sandbox, Settings};
 pub use source::{MAX_FILE_SIZE, Trust};
 
-use crate::document::Document;
+use crate::document::Documents;
 use crate::policy::{Policy, Rule};
 use drop_ins::Format;
 use guard::{Guard, Judgement};
@@ -46,7 +48,7 @@ pub struct Configuration {
     /// Where each rule stands, by its index; one that occurs several times has its first place.
     pub places: Vec<Place>,
     /// The policy as it is served.
-    pub document: Document,
+    pub documents: Documents,
     /// What is probably not meant.
     pub warnings: Vec<Problem>,
     /// Every file that was read.
@@ -57,15 +59,6 @@ pub struct Configuration {
     pub skipped: Vec<PathBuf>,
     /// Who may have written it.
     pub trusted: Trusted,
-}
-
-impl Configuration {
-    /// The configuration as one TOML file that loads to the same settings and policy. Comments
-    /// tell where each rule came from.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        write::Effective(self).to_string()
-    }
 }
 
 impl Masked {
@@ -134,6 +127,7 @@ enum Purpose {
 struct Loader<'a> {
     path: &'a Path,
     trust: &'a Trust<'a>,
+    sum: bounds::Sum,
     problems: Vec<Problem>,
     files: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
@@ -141,7 +135,14 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn new(path: &'a Path, trust: &'a Trust<'a>) -> Self {
-        Self { path, trust, problems: Vec::new(), files: Vec::new(), skipped: Vec::new() }
+        Self {
+            path,
+            trust,
+            sum: bounds::Sum::default(),
+            problems: Vec::new(),
+            files: Vec::new(),
+            skipped: Vec::new(),
+        }
     }
 
     fn load(mut self, purpose: Purpose) -> Result<Configuration, Problems> {
@@ -160,7 +161,15 @@ impl<'a> Loader<'a> {
         let mut guard = Guard::new(trusted, &files);
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
-        let masked = self.read_drop_ins(&main.settings, &files, &mut guard, &mut rules);
+        // What is beyond the bounds is an error, and no more is read or said of it.
+        let is_within = self.is_within(|sum| sum.add_file(&source))
+            && self.is_within(|sum| sum.add_rules(rules.iter().map(|placed| &placed.spot)));
+        let masked = if is_within {
+            self.read_drop_ins(&main.settings, &files, &mut guard, &mut rules)
+        } else {
+            None
+        };
+        let Some(masked) = masked else { return Err(self.into_problems()) };
         let skipped = std::mem::take(&mut self.skipped);
         self.judge_ceiling(&main, &rules);
         let (rules, repeated) = first_of_equals(rules);
@@ -168,27 +177,40 @@ impl<'a> Loader<'a> {
             meta_policy: main.settings.meta_policy,
             rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
         };
-        let document = Document::encode(&policy, main.settings.expand_port_ranges);
-        self.lint(&main, &rules, &repeated, &document);
+        let documents = self.write_documents(&main.settings, &policy);
+        self.lint(&main, &policy, &rules, &repeated, documents.as_ref());
+        let files = std::mem::take(&mut self.files);
+        let problems = self.into_problems();
+        let (Some(documents), None) = (documents, problems.errors().next()) else {
+            return Err(problems);
+        };
+        Ok(Configuration {
+            settings: main.settings,
+            policy,
+            places: rules.into_iter().map(|placed| placed.spot.place).collect(),
+            documents,
+            warnings: problems.0,
+            files,
+            masked,
+            skipped,
+            trusted,
+        })
+    }
+
+    /// Whether there is room for more; a problem if not.
+    fn is_within(&mut self, count: impl FnOnce(&mut bounds::Sum) -> Result<(), Problem>) -> bool {
+        let counted = count(&mut self.sum);
+        counted.map_err(|problem| self.problems.push(problem)).is_ok()
+    }
+
+    /// All problems, in the order in which the files are read.
+    fn into_problems(mut self) -> Problems {
         let main_file = self.path;
         self.problems.sort_by(|one, other| {
             let rank = |problem: &Problem| problem.place.path != main_file;
             (rank(one), &one.place).cmp(&(rank(other), &other.place))
         });
-        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return Err(Problems(self.problems));
-        }
-        Ok(Configuration {
-            settings: main.settings,
-            policy,
-            places: rules.into_iter().map(|placed| placed.spot.place).collect(),
-            document,
-            warnings: self.problems,
-            files: self.files,
-            masked,
-            skipped,
-            trusted,
-        })
+        Problems(self.problems)
     }
 
     fn judge_alone(mut self) -> JudgedFile {
@@ -219,13 +241,13 @@ impl<'a> Loader<'a> {
         let (mut main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
         let has_settings = main.values.keys().any(|key| key != rules::KEY);
         let rules = if has_settings && !is_in_policy_d {
-            self.problems.extend(problems);
+            self.problems.extend(bounds::first_of(problems));
             std::mem::take(&mut main.rules)
         } else {
             main = main_file::read(self.path, "").0;
             let (rules, problems) =
                 if is_xml { rules::read_xml(self.path, &source.bytes) } else { read_rules(source) };
-            self.problems.extend(problems);
+            self.problems.extend(bounds::first_of(problems));
             if Format::of(self.path).is_none() {
                 let message = "the name of a drop-in ends in .toml or .xml and does not begin with \
                                a dot; under this name it is skipped";
@@ -234,14 +256,17 @@ impl<'a> Loader<'a> {
             }
             rules
         };
+        if !self.is_within(|sum| sum.add_rules(rules.iter().map(|placed| &placed.spot))) {
+            return rules.len();
+        }
         self.judge_ceiling(&main, &rules);
         let (rules, repeated) = first_of_equals(rules);
         let policy = Policy {
             meta_policy: main.settings.meta_policy,
             rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
         };
-        let document = Document::encode(&policy, main.settings.expand_port_ranges);
-        self.lint(&main, &rules, &repeated, &document);
+        let documents = self.write_documents(&main.settings, &policy);
+        self.lint(&main, &policy, &rules, &repeated, documents.as_ref());
         rules.len()
     }
 
@@ -267,7 +292,7 @@ impl<'a> Loader<'a> {
             }
         };
         let (main, problems) = main_file::read(self.path, text);
-        self.problems.extend(problems);
+        self.problems.extend(bounds::first_of(problems));
         main
     }
 
@@ -314,13 +339,14 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Reads all drop-ins, and returns those that are masked; nothing if it is too much in all.
     fn read_drop_ins(
         &mut self,
         settings: &Settings,
         files: &Files,
         guard: &mut Guard<'_>,
         rules: &mut Vec<PlacedRule>,
-    ) -> Vec<Masked> {
+    ) -> Option<Vec<Masked>> {
         let directories: Vec<_> = settings
             .policy_dirs
             .iter()
@@ -340,12 +366,14 @@ impl<'a> Loader<'a> {
                 Ok(None) => {}
                 Ok(Some(source)) => {
                     self.files.push(source.path.clone());
-                    rules.extend(self.read_drop_in(&source));
+                    if !self.read_drop_in(&source, rules) {
+                        return None;
+                    }
                 }
                 Err(problem) => self.problems.push(problem),
             }
         }
-        found.masked
+        Some(found.masked)
     }
 
     /// A directory of drop-ins, if there is one that can be looked through.
@@ -371,38 +399,57 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn read_drop_in(&mut self, source: &Source) -> Vec<PlacedRule> {
-        let (rules, problems) = read_rules(source);
-        self.problems.extend(problems);
-        rules
+    /// Reads one drop-in, and tells whether there is room for more.
+    fn read_drop_in(&mut self, source: &Source, rules: &mut Vec<PlacedRule>) -> bool {
+        if !self.is_within(|sum| sum.add_file(source)) {
+            return false;
+        }
+        let (mut own, problems) = read_rules(source);
+        self.problems.extend(bounds::first_of(problems));
+        let is_within = self.is_within(|sum| sum.add_rules(own.iter().map(|placed| &placed.spot)));
+        rules.append(&mut own);
+        is_within
     }
 
     fn judge_ceiling(&mut self, main: &MainFile, rules: &[PlacedRule]) {
-        let ceiling = &main.settings.grantable_ports;
+        let ceiling = main.settings.grantable_ports.joined();
         let Some(spot) = main.values.get("grantable-ports") else { return };
         let beyond = rules.iter().filter(|placed| !ceiling.covers(&placed.rule.ports));
+        let written = main.settings.grantable_ports.brief();
         self.problems.extend(beyond.map(|placed| {
             let message = format!(
-                "this rule grants {}, more than the grantable-ports \"{ceiling}\" of {}",
-                placed.rule.ports, spot.place
+                "this rule grants {}, more than the grantable-ports \"{written}\" of {}",
+                placed.rule.ports.brief(),
+                spot.place
             );
             Problem::at(Severity::Error, &placed.spot, message)
         }));
     }
 
+    fn write_documents(&mut self, settings: &Settings, policy: &Policy) -> Option<Documents> {
+        let documents = Documents::encode(policy, settings.port_ranges);
+        documents
+            .map_err(|error| self.problems.push(Problem::about(self.path, error.to_string())))
+            .ok()
+    }
+
     fn lint(
         &mut self,
         main: &MainFile,
+        policy: &Policy,
         rules: &[PlacedRule],
         repeated: &[(Spot, usize)],
-        document: &Document,
+        documents: Option<&Documents>,
     ) {
         let Settings { listen, meta_policy, .. } = &main.settings;
         self.problems.extend(lint::open_doors(rules));
         self.problems.extend(lint::low_ports(rules, listen));
-        self.problems.extend(lint::useless(rules, repeated));
+        self.problems.extend(lint::useless(policy, rules, repeated));
         self.problems.extend(lint::void_rules(rules, *meta_policy, main.values.get("meta-policy")));
-        self.problems.extend(lint::large_document(document, Place::start_of(self.path)));
+        let longest =
+            documents.map(|documents| documents.longest(listen.iter().map(SocketAddr::port)));
+        let start = || Place::start_of(self.path);
+        self.problems.extend(longest.and_then(|document| lint::large_document(document, start())));
     }
 }
 

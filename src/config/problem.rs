@@ -162,7 +162,7 @@ impl Excerpt {
     /// How much of a longer line is shown before the character that is meant.
     const BEFORE: usize = 40;
     /// From this length on a line is data, and finding the place in it takes time.
-    const SHOWN: usize = 4096;
+    const SHOWN: usize = 1024;
 
     pub(super) fn of(positions: &Positions<'_>, position: Position) -> Option<Self> {
         let line = positions.line(position.line);
@@ -170,7 +170,7 @@ impl Excerpt {
             return None;
         }
         let column = usize::try_from(position.column).ok()?.checked_sub(1)?;
-        let is_cut = line.chars().count() > Self::WHOLE;
+        let is_cut = line.chars().nth(Self::WHOLE).is_some();
         let skipped = if is_cut { column.saturating_sub(Self::BEFORE) } else { 0 };
         let mut shown = String::new();
         let mut caret = None;

@@ -7,9 +7,8 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Problem, Severity, Spot};
 use super::source::Text;
 use super::table::{Faults, Section, Value, array, boolean, parse, parsed};
-use crate::document::{self, FindingKind};
+use crate::document::{self, FlawKind, ParsedRule};
 use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
-use crate::position::Position;
 
 /// The key of the rules, which is Adobe's name of the element.
 pub(super) const KEY: &str = "allow-access-from";
@@ -36,21 +35,21 @@ pub(super) fn read_xml(path: &Path, bytes: &[u8]) -> (Vec<PlacedRule>, Vec<Probl
     let lossy = String::from_utf8_lossy(bytes);
     let text = Text::of(path, lossy.trim_start_matches('\u{feff}'));
     let parsed = document::parse(bytes);
-    let problems = parsed.findings.into_iter().map(|finding| {
-        let severity = if finding.kind.is_error() { Severity::Error } else { Severity::Warning };
-        let message = match finding.kind {
-            FindingKind::SiteControl => "site-control is ignored in a drop-in; only meta-policy \
+    let problems = parsed.flaws.into_iter().map(|flaw| {
+        let severity = if flaw.kind.is_error() { Severity::Error } else { Severity::Warning };
+        let message = match flaw.kind {
+            FlawKind::SiteControl => "site-control is ignored in a drop-in; only meta-policy \
                                          in the main file says which policies count"
                 .to_owned(),
-            _ => finding.message,
+            _ => flaw.message,
         };
-        let position = Position { line: finding.line, column: finding.column };
-        Problem::at(severity, &text.spot(position), message)
+        Problem::at(severity, &text.spot(flaw.at), message)
     });
     let problems = problems.collect();
-    let rules = parsed.rules.into_iter().map(|document::PlacedRule { rule, line, column }| {
-        PlacedRule { rule, spot: text.spot(Position { line, column }) }
-    });
+    let rules = parsed
+        .rules
+        .into_iter()
+        .map(|ParsedRule { rule, at }| PlacedRule { rule, spot: text.spot(at) });
     (rules.collect(), problems)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use crate::document::PortRanges;
 use crate::policy::{MetaPolicy, PortSet};
 use crate::server::limits::Limits;
 
@@ -22,7 +23,7 @@ pub struct Settings {
     /// The ceiling: no rule may grant a port outside it.
     pub grantable_ports: PortSet,
     /// Whether short ranges are served as lists of ports.
-    pub expand_port_ranges: bool,
+    pub port_ranges: PortRanges,
     /// How much the sandbox matters.
     pub sandbox: Sandbox,
     /// Where drop-ins are looked for; the earlier directory wins.
@@ -46,7 +47,7 @@ impl Default for Settings {
             group: None,
             meta_policy: MetaPolicy::MasterOnly,
             grantable_ports: PortSet::every(),
-            expand_port_ranges: false,
+            port_ranges: PortRanges::AsWritten,
             sandbox: Sandbox::BestEffort,
             policy_dirs: [
                 "/etc/masterpolicyd/policy.d",

@@ -299,8 +299,8 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The names in it, in their order.
-    pub(super) fn names(&self) -> Result<Vec<OsString>, Errno> {
+    /// The names in it, in their order; no more than `most` of them.
+    pub(super) fn names(&self, most: usize) -> Result<Vec<OsString>, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         // This very directory, whatever has its name by now.
         let mut directory = Dir::openat(&*self.found.node, ".", flags, Mode::empty())?;
@@ -309,6 +309,9 @@ impl Directory {
             let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
             if name != "." && name != ".." {
                 names.push(name);
+            }
+            if names.len() == most {
+                break;
             }
         }
         names.sort_unstable();

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bounds::TOLD;
 use super::problem::{Problem, Severity, Spot};
 use super::source::Text;
 use crate::spelling::did_you_mean;
@@ -24,6 +25,11 @@ pub(super) struct Faults(Vec<(usize, String)>);
 impl Faults {
     pub(super) fn add(&mut self, offset: usize, message: impl fmt::Display) {
         self.0.push((offset, message.to_string()));
+    }
+
+    /// Whether there are so many that nobody reads on.
+    fn are_many(&self) -> bool {
+        self.0.len() > TOLD
     }
 
     /// That `value` is not what it should be.
@@ -62,13 +68,15 @@ pub(super) fn parse<T>(
     let (table, errors) = DeTable::parse_recoverable(source);
     let mut faults = Faults::default();
     let result = read(table.get_ref(), &mut faults);
-    let offsets: Vec<_> = errors
-        .iter()
-        .map(|error| error.span().map_or(source.len(), |span| span.start.min(source.len())))
-        .collect();
-    let spoilt: Vec<_> = offsets.iter().map(|&offset| spoilt_by(source, offset)).collect();
+    let offset_of = |error: &toml::de::Error| {
+        error.span().map_or(source.len(), |span| span.start.min(source.len()))
+    };
+    let mut errors: Vec<_> = errors.iter().map(|error| (offset_of(error), error)).collect();
+    errors.sort_by_key(|&(offset, _)| offset);
+    errors.truncate(TOLD + 1);
+    let spoilt: Vec<_> = errors.iter().map(|&(offset, _)| spoilt_by(source, offset)).collect();
     faults.0.retain(|(offset, _)| !spoilt.iter().any(|range| range.contains(offset)));
-    for (error, offset) in errors.iter().zip(offsets) {
+    for (offset, error) in errors {
         faults.add(offset, syntax_message(error.message(), &source[offset..]));
     }
     (result, faults.into_problems(text))
@@ -90,7 +98,9 @@ fn syntax_message<'a>(message: &'a str, rest: &str) -> &'a str {
         .iter()
         .any(|guess| message.starts_with(guess))
     {
-        if rest.trim_start_matches(' ').starts_with(['\r', '\n', '#']) || rest.trim().is_empty() {
+        if rest.trim_start_matches(' ').starts_with(['\r', '\n', '#'])
+            || rest.trim_start().is_empty()
+        {
             return "the value is missing";
         }
         return "strings stand in quotes";
@@ -148,6 +158,9 @@ impl<'t, 'i> Section<'t, 'i> {
             let (name, offset) = (key.get_ref().as_ref(), key.span().start);
             if self.known.contains(&name) {
                 continue;
+            }
+            if faults.are_many() {
+                return;
             }
             let within =
                 if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };
@@ -245,6 +258,18 @@ pub(super) fn number(
                 .add(value.span().start, format_args!("{integer} is not between {low} and {high}"));
         }
         number
+    }
+}
+
+/// Nothing if an array has more than `most` elements; what is no array is for others to tell.
+pub(super) fn at_most(most: usize, value: &Value<'_>, faults: &mut Faults) -> Option<()> {
+    match value.get_ref() {
+        DeValue::Array(array) if array.len() > most => {
+            let message = format_args!("more than {most}, namely {}", array.len());
+            faults.add(value.span().start, message);
+            None
+        }
+        _ => Some(()),
     }
 }
 

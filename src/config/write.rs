@@ -3,12 +3,22 @@
 use std::fmt::{self, Write as _};
 
 use super::{Configuration, Settings, main_file};
+use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::printable::is_printable;
 
+impl Configuration {
+    /// The configuration as one TOML file that loads to the same settings and policy. Comments
+    /// tell where each rule came from.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        Effective(self).to_string()
+    }
+}
+
 /// The effective configuration as one file: every default spelt out, and every rule in it, so
 /// that it reads no drop-ins.
-pub(super) struct Effective<'a>(pub(super) &'a Configuration);
+struct Effective<'a>(&'a Configuration);
 
 impl fmt::Display for Effective<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +43,8 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     }
     writeln!(f, "meta-policy = \"{}\"", settings.meta_policy)?;
     writeln!(f, "grantable-ports = \"{}\"", settings.grantable_ports)?;
-    writeln!(f, "expand-port-ranges = {}", settings.expand_port_ranges)?;
+    let is_expanded = settings.port_ranges == PortRanges::Expanded;
+    writeln!(f, "expand-port-ranges = {is_expanded}")?;
     writeln!(f, "sandbox = \"{}\"", settings.sandbox.as_str())?;
     // As they are, but in a comment: what they hold stands below, and would come twice.
     let directories: Vec<_> = settings

@@ -1,12 +1,15 @@
 //! A socket policy read from XML, wherever it came from.
 //!
 //! Reading is for files that an application ships and for answers from the network alike, so it
-//! trusts nothing: no external entity is ever fetched, and what one text can cost is bounded. It
-//! reports what it found with its place; whether a remark matters is for the caller to say.
+//! trusts nothing: no entity is ever expanded, and the time it takes grows with the text and not
+//! faster. It reports what it found with its place; whether a remark matters is for the caller to
+//! say.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use roxmltree::{Attribute, Node, ParsingOptions};
+use xmlparser::{ElementEnd, Reference, Stream, StreamError, TextPos, Token, Tokenizer};
 
 use super::{ALLOW_ACCESS, PERMITTED, ROOT, SITE_CONTROL};
 use crate::policy::{Domain, MetaPolicy, MetaPolicyError, PortSet, Rule};
@@ -16,14 +19,11 @@ use crate::spelling::did_you_mean;
 const ALLOW_HEADERS: &str = "allow-http-request-headers-from";
 const ALLOW_IDENTITY: &str = "allow-access-from-identity";
 
-/// Elements, texts and comments that one text may hold: more than fit in a megabyte of rules.
-const NODES: u32 = 65_536;
-
-/// Namespace declarations that one text may hold: each is copied to all that is nested in it.
-const NAMESPACES: usize = 32;
+/// After this many errors nobody reads on, and neither does the reader.
+const ERRORS: usize = 100;
 
 /// Attributes that one element may have: each is compared with all before it.
-const ATTRIBUTES: usize = 256;
+const ATTRIBUTES: usize = 32;
 
 /// The namespace of `xsi:noNamespaceSchemaLocation`.
 const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
@@ -31,71 +31,79 @@ const SCHEMA_INSTANCE: &str = "http://www.w3.org/2001/XMLSchema-instance";
 /// A document read back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parsed {
-    /// What its `site-control` says, if there is one that means something on a socket.
+    /// What its `site-control` says, if there is one that means something on a socket; of
+    /// several, the last.
     pub meta_policy: Option<MetaPolicy>,
     /// Its rules as they stand; those with errors are not among them.
-    pub rules: Vec<PlacedRule>,
+    pub rules: Vec<ParsedRule>,
     /// All that is wrong or worth a remark, in the order of their places.
-    pub findings: Vec<Finding>,
+    pub flaws: Vec<Flaw>,
 }
 
 impl Parsed {
-    /// Whether any finding is an error, so that the text is not a socket policy.
+    /// Whether any flaw is an error, so that the text is not a socket policy.
     #[must_use]
     pub fn has_error(&self) -> bool {
-        self.findings.iter().any(|finding| finding.kind.is_error())
+        self.flaws.iter().any(|flaw| flaw.kind.is_error())
     }
 }
 
 /// A rule and where its element begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlacedRule {
+pub struct ParsedRule {
     /// The rule.
     pub rule: Rule,
-    /// Its line, from 1.
-    pub line: u32,
-    /// Its column in characters, from 1.
-    pub column: u32,
+    /// Its place.
+    pub at: Position,
 }
 
-/// Something to tell about a document.
+/// Something that is wrong with a document, or worth a remark.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Its line, from 1.
-    pub line: u32,
-    /// Its column in characters, from 1.
-    pub column: u32,
+pub struct Flaw {
+    /// Its place.
+    pub at: Position,
     /// Which kind it is of.
-    pub kind: FindingKind,
+    pub kind: FlawKind,
     /// What to tell. It may quote the document, control characters and all: escape it where it
     /// is printed.
     pub message: String,
 }
 
-/// The kinds of findings: first errors, then remarks.
+/// The kinds of flaws: first errors, then remarks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FindingKind {
+pub enum FlawKind {
     /// Not UTF-8, not well-formed, or past what one text may cost.
     NotXml,
-    /// An element, attribute or text that has no place in a policy, or one that is missing.
+    /// An element or attribute that has no place in a policy, or one that is missing.
     Structure,
     /// An attribute whose value means nothing.
     Value,
     /// A `site-control`, which counts only in what port 843 serves.
     SiteControl,
+    /// A `site-control` after the first one.
+    SecondSiteControl,
     /// A rule without `to-ports`, which grants no socket anything.
     NoPorts,
     /// An element that is about HTTP and grants no socket anything.
     HttpOnly,
+    /// Text between the elements, as it is left by copying from a browser.
+    StrayText,
+    /// The prefix `xsi` without its declaration: players know no namespaces.
+    UndeclaredPrefix,
 }
 
-impl FindingKind {
+impl FlawKind {
     /// Whether it makes the text unfit to be a socket policy.
     #[must_use]
     pub fn is_error(self) -> bool {
         match self {
             Self::NotXml | Self::Structure | Self::Value => true,
-            Self::SiteControl | Self::NoPorts | Self::HttpOnly => false,
+            Self::SiteControl
+            | Self::SecondSiteControl
+            | Self::NoPorts
+            | Self::HttpOnly
+            | Self::StrayText
+            | Self::UndeclaredPrefix => false,
         }
     }
 }
@@ -103,308 +111,463 @@ impl FindingKind {
 /// Reads a socket policy in any form it is found in the wild: with or without declaration,
 /// DOCTYPE, byte order mark, schema location or a NUL at its end.
 ///
-/// All that is wrong with it is found in one pass, except that a text which is not well-formed
-/// has only its first fault to tell.
+/// All that is wrong with it is found in one pass, up to a hundred errors, except that a text
+/// which is not well-formed has only its first fault to tell.
 #[must_use]
 pub fn parse(text: &[u8]) -> Parsed {
     let text = match decode(text) {
         Ok(text) => text,
-        Err(finding) => return Parsed { findings: vec![finding], ..Parsed::default() },
+        Err(flaw) => return Parsed { flaws: vec![flaw], ..Parsed::default() },
     };
-    let positions = Positions::of(text);
-    let mut reader = Reader { positions, parsed: Parsed::default() };
-    if let Err((offset, message)) = check_cost(text) {
-        reader.find(offset, FindingKind::NotXml, message);
-        return reader.parsed;
+    let mut reader = Reader::new(text);
+    if let Err(Malformed { at, message }) = reader.read(text) {
+        let flaw = Flaw { at, kind: FlawKind::NotXml, message };
+        return Parsed { flaws: vec![flaw], ..Parsed::default() };
     }
-    let options =
-        ParsingOptions { allow_dtd: true, nodes_limit: NODES, ..ParsingOptions::default() };
-    match roxmltree::Document::parse_with_options(text, options) {
-        Ok(xml) => reader.read_policy(xml.root_element()),
-        Err(error) => reader.find_malformed(text, &error),
-    }
-    reader.parsed.findings.sort_by_key(|finding| (finding.line, finding.column));
+    reader.parsed.flaws.sort_by_key(|flaw| flaw.at);
     reader.parsed
 }
 
 /// The text without byte order mark, and without the white space and NULs at its end.
-fn decode(bytes: &[u8]) -> Result<&str, Finding> {
+fn decode(bytes: &[u8]) -> Result<&str, Flaw> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let end = bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ' | b'\t' | b'\r' | b'\n'));
     let bytes = &bytes[..end.map_or(0, |last| last + 1)];
     std::str::from_utf8(bytes).map_err(|error| {
         let sound = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-        let Position { line, column } = Positions::of(&sound).at(sound.len());
+        let at = Positions::of(&sound).at(sound.len());
         let message = if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             "the text is UTF-16; save it as UTF-8".to_owned()
         } else {
             "the text is not UTF-8; save it as UTF-8".to_owned()
         };
-        Finding { line, column, kind: FindingKind::NotXml, message }
+        Flaw { at, kind: FlawKind::NotXml, message }
     })
 }
 
-/// Refuses what would cost the XML parser more than its own limits keep in bounds: there, an
-/// entity may stand for half the text and be referred to a thousand times over, every namespace
-/// is copied to all that is nested in it, and every attribute is compared with all before it.
-fn check_cost(text: &str) -> Result<(), (usize, String)> {
-    if text.contains("<!ENTITY") {
-        if let Some((offset, name)) = entity_references(text).next() {
-            return Err((
-                offset,
-                format!("the entity \"{name}\" is not expanded; write what it stands for"),
-            ));
-        }
-    }
-    if let Some((offset, _)) = text.match_indices("xmlns").nth(NAMESPACES) {
-        return Err((offset, format!("more than {NAMESPACES} namespace declarations")));
-    }
-    let mut tag_start = 0;
-    for tag in text.split('<') {
-        if let Some(offset) = attribute_signs(tag).nth(ATTRIBUTES) {
-            let message = format!("more than {ATTRIBUTES} attributes in one element");
-            return Err((tag_start + offset, message));
-        }
-        tag_start += tag.len() + 1;
-    }
-    Ok(())
+/// Why a text is not XML, and where it stops being so.
+struct Malformed {
+    at: Position,
+    message: String,
 }
 
-/// Every `&name;` that is not one of XML's own five, wherever it stands.
-fn entity_references(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.match_indices('&').filter_map(move |(offset, _)| {
-        let (name, _) = text[offset + 1..].split_once(';')?;
-        let is_own = name.starts_with('#') || matches!(name, "amp" | "lt" | "gt" | "quot" | "apos");
-        let is_name = !name.contains(['<', '>', '&', '"', '\'', ' ', '\n']);
-        (is_name && !is_own).then_some((offset, name))
-    })
+/// A start tag: the name of its element as it is written, and all attributes.
+#[derive(Default)]
+struct Tag<'a> {
+    name: &'a str,
+    offset: usize,
+    attributes: Vec<Attribute<'a>>,
 }
 
-/// The offset of every `=` that a quote follows.
-fn attribute_signs(tag: &str) -> impl Iterator<Item = usize> {
-    tag.match_indices('=').map(|(offset, _)| offset).filter(|&offset| {
-        tag[offset + 1..].trim_start_matches([' ', '\t', '\r', '\n']).starts_with(['"', '\''])
-    })
+impl<'a> Tag<'a> {
+    fn attribute(&self, name: &str) -> Option<&Attribute<'a>> {
+        self.attributes.iter().find(|attribute| attribute.name == name)
+    }
 }
 
-/// Walks a well-formed document and notes what it finds.
+/// One attribute. Players know no namespaces, so its name is what is written, the prefix included.
+struct Attribute<'a> {
+    name: &'a str,
+    prefix: &'a str,
+    offset: usize,
+    value: Cow<'a, str>,
+    value_offset: usize,
+}
+
+/// Reads token after token and notes what it finds.
 struct Reader<'a> {
     positions: Positions<'a>,
     parsed: Parsed,
+    errors: usize,
+    /// The names of the elements that have begun and not ended.
+    open: Vec<&'a str>,
+    /// The start tag that is being read.
+    tag: Tag<'a>,
+    is_policy: bool,
+    has_site_control: bool,
+    /// The prefixes that are declared to be those of [`SCHEMA_INSTANCE`].
+    schema_prefixes: HashSet<&'a str>,
 }
 
-impl Reader<'_> {
-    fn find(&mut self, offset: usize, kind: FindingKind, message: impl Into<String>) {
-        let Position { line, column } = self.positions.at(offset);
-        self.parsed.findings.push(Finding { line, column, kind, message: message.into() });
-    }
-
-    fn find_malformed(&mut self, text: &str, error: &roxmltree::Error) {
-        let place = error.pos();
-        let message = error.to_string().replace(&format!(" at {place}"), "");
-        let (kind, end) = (FindingKind::NotXml, text.len());
-        match error {
-            roxmltree::Error::NoRootNode => self.find(end, kind, format!("no <{ROOT}> element")),
-            roxmltree::Error::UnclosedRootNode => {
-                self.find(end, kind, "the text ends before its first element does");
-            }
-            roxmltree::Error::UnexpectedEndOfStream => {
-                self.find(end, kind, "the text ends too early");
-            }
-            roxmltree::Error::NodesLimitReached => {
-                self.find(0, kind, format!("more than {NODES} elements, texts and comments"));
-            }
-            _ => self.parsed.findings.push(Finding {
-                line: place.row,
-                column: place.col,
-                kind,
-                message,
-            }),
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            positions: Positions::of(text),
+            parsed: Parsed::default(),
+            errors: 0,
+            open: Vec::new(),
+            tag: Tag::default(),
+            is_policy: false,
+            has_site_control: false,
+            schema_prefixes: HashSet::new(),
         }
     }
 
-    fn read_policy(&mut self, root: Node<'_, '_>) {
-        if !is_element(root, ROOT) {
-            let name = name(root);
-            let message = format!("<{name}> is not a policy; its first element is <{ROOT}>");
-            self.find(root.range().start, FindingKind::Structure, message);
-            return;
+    fn read(&mut self, text: &'a str) -> Result<(), Malformed> {
+        let mut has_root = false;
+        for token in Tokenizer::from(text) {
+            let token = token.map_err(|error| self.malformed_token(text, &error))?;
+            has_root |= matches!(token, Token::ElementStart { .. });
+            self.read_token(token)?;
+            if self.errors >= ERRORS {
+                let message = format!("more than {ERRORS} errors; the rest is not read");
+                self.find(token.span().end(), FlawKind::Structure, message);
+                return Ok(());
+            }
         }
-        self.read_attributes(root, []);
-        let mut has_site_control = false;
-        for node in root.children() {
-            if node.is_text() {
-                self.read_text(node);
-            } else if is_element(node, ALLOW_ACCESS) {
-                self.read_rule(node);
-            } else if is_element(node, SITE_CONTROL) {
-                if has_site_control {
-                    let message = format!("a second <{SITE_CONTROL}>; there can be one only");
-                    self.find(node.range().start, FindingKind::Structure, message);
+        // A start tag that does not end is the last token, and its element was never opened.
+        let message = if !has_root {
+            format!("no <{ROOT}> element")
+        } else if !self.tag.name.is_empty() {
+            "the text ends too early".to_owned()
+        } else if !self.open.is_empty() {
+            "the text ends before its first element does".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(self.malformed(text.len(), message))
+    }
+
+    fn read_token(&mut self, token: Token<'a>) -> Result<(), Malformed> {
+        match token {
+            Token::ElementStart { span, .. } => {
+                self.tag =
+                    Tag { name: &span.as_str()[1..], offset: span.start(), attributes: Vec::new() };
+            }
+            Token::Attribute { prefix, value, span, .. } => {
+                let name_end = span.as_str().find(['=', ' ', '\t', '\r', '\n']);
+                self.read_attribute(Attribute {
+                    name: &span.as_str()[..name_end.unwrap_or(span.as_str().len())],
+                    prefix: prefix.as_str(),
+                    offset: span.start(),
+                    value: self.unescaped(value.as_str(), value.start())?,
+                    value_offset: value.start(),
+                })?;
+            }
+            Token::ElementEnd { end: ElementEnd::Open, .. } => {
+                let tag = std::mem::take(&mut self.tag);
+                self.read_element(&tag);
+                self.open.push(tag.name);
+            }
+            Token::ElementEnd { end: ElementEnd::Empty, .. } => {
+                let tag = std::mem::take(&mut self.tag);
+                self.read_element(&tag);
+            }
+            Token::ElementEnd { end: ElementEnd::Close(..), span } => {
+                let name = span.as_str()[2..].trim_end_matches(['>', ' ', '\t', '\r', '\n']);
+                match self.open.pop() {
+                    Some(open) if open == name => {}
+                    open => {
+                        let open = open.unwrap_or_default();
+                        let message = format!("expected </{open}>, not </{name}>");
+                        return Err(self.malformed(span.start(), message));
+                    }
                 }
-                has_site_control = true;
-                self.read_site_control(node);
-            } else if is_element(node, ALLOW_HEADERS) || is_element(node, ALLOW_IDENTITY) {
-                let name = name(node);
+            }
+            Token::Text { text } => {
+                self.unescaped(text.as_str(), text.start())?;
+                self.read_text(text.as_str(), text.start());
+            }
+            Token::Cdata { text, .. } => self.read_text(text.as_str(), text.start()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn malformed(&self, offset: usize, message: impl Into<String>) -> Malformed {
+        Malformed { at: self.positions.at(offset), message: message.into() }
+    }
+
+    fn malformed_token(&self, text: &str, error: &xmlparser::Error) -> Malformed {
+        let (cause, start) = match *error {
+            xmlparser::Error::UnknownToken(at) => {
+                return Malformed { at: position(at), message: "this is not XML".to_owned() };
+            }
+            xmlparser::Error::InvalidDeclaration(cause, at)
+            | xmlparser::Error::InvalidComment(cause, at)
+            | xmlparser::Error::InvalidPI(cause, at)
+            | xmlparser::Error::InvalidDoctype(cause, at)
+            | xmlparser::Error::InvalidEntity(cause, at)
+            | xmlparser::Error::InvalidElement(cause, at)
+            | xmlparser::Error::InvalidAttribute(cause, at)
+            | xmlparser::Error::InvalidCdata(cause, at)
+            | xmlparser::Error::InvalidCharData(cause, at) => (cause, at),
+        };
+        let (at, message) = match cause {
+            StreamError::UnexpectedEndOfStream => {
+                return self.malformed(text.len(), "the text ends too early");
+            }
+            // What runs to the end of the text lacks its end.
+            StreamError::InvalidString(expected, at) => (at, format!("expected {expected}")),
+            StreamError::NonXmlChar(found, at) => {
+                (at, format!("the character '{}' has no place in XML", found.escape_default()))
+            }
+            StreamError::InvalidChar(found, expected, at) => {
+                (at, format!("expected '{}', not '{}'", shown(expected), shown(found)))
+            }
+            StreamError::InvalidCharMultiple(found, expected, at) => {
+                let expected: Vec<_> = expected.iter().map(|byte| shown(*byte)).collect();
+                (at, format!("expected '{}', not '{}'", expected.join("' or '"), shown(found)))
+            }
+            StreamError::InvalidQuote(found, at) => {
+                (at, format!("expected a quotation mark, not '{}'", shown(found)))
+            }
+            StreamError::InvalidSpace(found, at) => {
+                (at, format!("expected a space, not '{}'", shown(found)))
+            }
+            StreamError::InvalidName => (start, "this is not a name".to_owned()),
+            StreamError::InvalidReference => (start, "a bare '&'; write &amp;".to_owned()),
+            StreamError::InvalidExternalID => (start, "expected SYSTEM or PUBLIC".to_owned()),
+            StreamError::InvalidCommentData | StreamError::InvalidCommentEnd => {
+                (start, "this comment holds \"--\" before its end".to_owned())
+            }
+            StreamError::InvalidCharacterData => {
+                (start, "this text holds \"]]>\"; write ]]&gt;".to_owned())
+            }
+        };
+        Malformed { at: position(at), message }
+    }
+
+    /// The text that is meant by `raw`, which begins at `offset`.
+    fn unescaped(&self, raw: &'a str, offset: usize) -> Result<Cow<'a, str>, Malformed> {
+        if !raw.contains(['&', '\t', '\r', '\n']) {
+            return Ok(Cow::Borrowed(raw));
+        }
+        let mut text = String::with_capacity(raw.len());
+        let mut stream = Stream::from(raw);
+        while !stream.at_end() {
+            let plain = stream.consume_bytes(|_, byte| byte != b'&');
+            text.extend(plain.as_str().chars().map(|character| match character {
+                '\t' | '\r' | '\n' => ' ',
+                other => other,
+            }));
+            if stream.at_end() {
+                break;
+            }
+            let place = offset + stream.pos();
+            match stream.consume_reference() {
+                Ok(Reference::Char(character)) => text.push(character),
+                Ok(Reference::Entity(name)) => {
+                    let message =
+                        format!("the entity \"{name}\" is not expanded; write what it stands for");
+                    return Err(self.malformed(place, message));
+                }
+                Err(_) => return Err(self.malformed(place, "a bare '&'; write &amp;")),
+            }
+        }
+        Ok(Cow::Owned(text))
+    }
+
+    fn find(&mut self, offset: usize, kind: FlawKind, message: impl Into<String>) {
+        self.errors += usize::from(kind.is_error());
+        let at = self.positions.at(offset);
+        self.parsed.flaws.push(Flaw { at, kind, message: message.into() });
+    }
+
+    fn read_attribute(&mut self, attribute: Attribute<'a>) -> Result<(), Malformed> {
+        let name = attribute.name;
+        if self.tag.attribute(name).is_some() {
+            let message = format!("the attribute {name} stands there twice");
+            return Err(self.malformed(attribute.offset, message));
+        }
+        if self.tag.attributes.len() == ATTRIBUTES {
+            let message = format!("more than {ATTRIBUTES} attributes in one element");
+            return Err(self.malformed(attribute.offset, message));
+        }
+        if let Some(prefix) = name.strip_prefix("xmlns:") {
+            if attribute.value == SCHEMA_INSTANCE {
+                self.schema_prefixes.insert(prefix);
+            }
+        }
+        self.tag.attributes.push(attribute);
+        Ok(())
+    }
+
+    /// Reads an element that begins inside of those that are open. Nobody looks into one that has
+    /// no place in a policy.
+    fn read_element(&mut self, tag: &Tag<'a>) {
+        match self.open[..] {
+            [] if tag.name == ROOT => {
+                self.is_policy = true;
+                let [] = self.read_attributes(tag, []);
+            }
+            [] => {
+                let message =
+                    format!("<{}> is not a policy; its first element is <{ROOT}>", tag.name);
+                self.find(tag.offset, FlawKind::Structure, message);
+            }
+            _ if !self.is_policy => {}
+            [_] => self.read_child(tag),
+            [_, parent] if holds_nothing(parent) => {
+                let message = format!("<{}> cannot stand inside <{parent}>", tag.name);
+                self.find(tag.offset, FlawKind::Structure, message);
+            }
+            _ => {}
+        }
+    }
+
+    fn read_child(&mut self, tag: &Tag<'a>) {
+        match tag.name {
+            ALLOW_ACCESS => self.read_rule(tag),
+            SITE_CONTROL => self.read_site_control(tag),
+            name @ (ALLOW_HEADERS | ALLOW_IDENTITY) => {
                 let message = format!("<{name}> means nothing on a socket and grants nothing");
-                self.find(node.range().start, FindingKind::HttpOnly, message);
-            } else if node.is_element() {
-                self.find_unknown_element(node);
+                self.find(tag.offset, FlawKind::HttpOnly, message);
+            }
+            name => {
+                let known = [SITE_CONTROL, ALLOW_ACCESS, ALLOW_HEADERS, ALLOW_IDENTITY];
+                let message = format!("unknown element <{name}>{}", did_you_mean(name, &known));
+                self.find(tag.offset, FlawKind::Structure, message);
             }
         }
     }
 
-    fn read_rule(&mut self, element: Node<'_, '_>) {
-        let [domain, ports, secure] =
-            self.read_attributes(element, ["domain", "to-ports", "secure"]);
-        self.expect_empty(element);
+    fn read_rule(&mut self, tag: &Tag<'a>) {
+        let [domain, ports, secure] = self.read_attributes(tag, ["domain", "to-ports", "secure"]);
         if domain.is_none() {
-            self.find_missing(element, "domain");
+            self.find_missing(tag, "domain");
         }
         let domain = domain.and_then(|attribute| self.value::<Domain>(attribute));
         if ports.is_none() {
             let message = "no to-ports, so this rule grants no socket anything (is it from a \
                            policy for HTTP?)";
-            self.find(element.range().start, FindingKind::NoPorts, message);
+            self.find(tag.offset, FlawKind::NoPorts, message);
         }
         let ports = ports.and_then(|attribute| self.value::<PortSet>(attribute));
         let secure = secure.map_or(Some(false), |attribute| self.read_secure(attribute));
         if let (Some(domain), Some(ports), Some(secure)) = (domain, ports, secure) {
-            let Position { line, column } = self.positions.at(element.range().start);
-            let rule = Rule { domain, ports, secure };
-            self.parsed.rules.push(PlacedRule { rule, line, column });
+            let at = self.positions.at(tag.offset);
+            self.parsed.rules.push(ParsedRule { rule: Rule { domain, ports, secure }, at });
         }
     }
 
-    fn read_secure(&mut self, attribute: Attribute<'_, '_>) -> Option<bool> {
-        match attribute.value() {
+    fn read_secure(&mut self, attribute: &Attribute<'_>) -> Option<bool> {
+        match &*attribute.value {
             "true" => Some(true),
             "false" => Some(false),
             other => {
                 let message = format!("secure is \"true\" or \"false\", not \"{other}\"");
-                self.find(attribute.range_value().start, FindingKind::Value, message);
+                self.find(attribute.value_offset, FlawKind::Value, message);
                 None
             }
         }
     }
 
-    fn read_site_control(&mut self, element: Node<'_, '_>) {
-        let [permitted] = self.read_attributes(element, [PERMITTED]);
-        self.expect_empty(element);
+    fn read_site_control(&mut self, tag: &Tag<'a>) {
+        let [permitted] = self.read_attributes(tag, [PERMITTED]);
+        if std::mem::replace(&mut self.has_site_control, true) {
+            let message = format!("a second <{SITE_CONTROL}>; there can be one only");
+            self.find(tag.offset, FlawKind::SecondSiteControl, message);
+        }
         let Some(permitted) = permitted else {
-            self.find_missing(element, PERMITTED);
+            self.find_missing(tag, PERMITTED);
             return;
         };
-        match permitted.value().parse::<MetaPolicy>() {
+        match permitted.value.parse::<MetaPolicy>() {
             Ok(meta_policy) => {
                 self.parsed.meta_policy = Some(meta_policy);
                 let message = format!("sets the meta-policy to \"{meta_policy}\"");
-                self.find(element.range().start, FindingKind::SiteControl, message);
+                self.find(tag.offset, FlawKind::SiteControl, message);
             }
             Err(error @ MetaPolicyError::NotForSockets(_)) => {
-                self.find(element.range().start, FindingKind::SiteControl, error.to_string());
+                self.find(tag.offset, FlawKind::SiteControl, error.to_string());
             }
             Err(error @ MetaPolicyError::Unknown(_)) => {
-                let offset = permitted.range_value().start;
-                self.find(offset, FindingKind::Value, error.to_string());
+                self.find(permitted.value_offset, FlawKind::Value, error.to_string());
             }
         }
     }
 
-    fn value<T: std::str::FromStr>(&mut self, attribute: Attribute<'_, '_>) -> Option<T>
+    fn value<T: std::str::FromStr>(&mut self, attribute: &Attribute<'_>) -> Option<T>
     where
         T::Err: fmt::Display,
     {
-        attribute
-            .value()
-            .parse()
+        let parsed = attribute.value.parse();
+        parsed
             .map_err(|error: T::Err| {
-                let offset = attribute.range_value().start;
-                self.find(offset, FindingKind::Value, error.to_string());
+                self.find(attribute.value_offset, FlawKind::Value, error.to_string());
             })
             .ok()
     }
 
     /// The attributes called `names`; any other is an error, but for those that tell a validator
     /// where the schema is.
-    fn read_attributes<'a, 'i, const N: usize>(
+    fn read_attributes<'t, const N: usize>(
         &mut self,
-        element: Node<'a, 'i>,
+        tag: &'t Tag<'a>,
         names: [&'static str; N],
-    ) -> [Option<Attribute<'a, 'i>>; N] {
-        for attribute in element.attributes() {
-            let name = attribute.name();
-            let is_known = match attribute.namespace() {
-                None => names.contains(&name),
-                Some(namespace) => [SCHEMA_INSTANCE, roxmltree::NS_XML_URI].contains(&namespace),
+    ) -> [Option<&'t Attribute<'a>>; N] {
+        for Attribute { name, prefix, offset, .. } in &tag.attributes {
+            let is_known = match *prefix {
+                "" => *name == "xmlns" || names.contains(name),
+                "xmlns" | "xml" => true,
+                prefix => self.schema_prefixes.contains(prefix),
             };
-            if !is_known {
-                let element = self::name(element);
+            if is_known {
+                continue;
+            }
+            if *prefix == "xsi" {
+                let message = format!(
+                    "the prefix of {name} is not declared; add xmlns:xsi=\"{SCHEMA_INSTANCE}\" to \
+                     <{ROOT}>"
+                );
+                self.find(*offset, FlawKind::UndeclaredPrefix, message);
+            } else {
+                let element = tag.name;
                 let message =
                     format!("<{element}> has no attribute {name}{}", did_you_mean(name, &names));
-                self.find(attribute.range().start, FindingKind::Structure, message);
+                self.find(*offset, FlawKind::Structure, message);
             }
         }
-        names.map(|name| element.attribute_node(name))
+        names.map(|name| tag.attribute(name))
     }
 
-    fn expect_empty(&mut self, element: Node<'_, '_>) {
-        for node in element.children() {
-            if node.is_text() {
-                self.read_text(node);
-            } else if node.is_element() {
-                let (inner, outer) = (name(node), name(element));
-                let message = format!("<{inner}> cannot stand inside <{outer}>");
-                self.find(node.range().start, FindingKind::Structure, message);
-            }
-        }
-    }
-
-    fn read_text(&mut self, node: Node<'_, '_>) {
-        let text = node.text().unwrap_or_default();
+    /// Remarks on the first character of a text that is more than space between elements.
+    fn read_text(&mut self, text: &str, offset: usize) {
+        let is_between = match self.open[..] {
+            [_] => self.is_policy,
+            [_, parent] => self.is_policy && holds_nothing(parent),
+            _ => false,
+        };
         let is_space = |character| matches!(character, ' ' | '\t' | '\r' | '\n');
-        if let Some(offset) = text.find(|character| !is_space(character)) {
-            let message = "text between the elements; a policy is elements and comments only";
-            self.find(node.range().start + offset, FindingKind::Structure, message);
+        let stray = text.find(|character| !is_space(character)).filter(|_| is_between);
+        if let Some(start) = stray {
+            let message = "players pass over this text between the elements; leave it out";
+            self.find(offset + start, FlawKind::StrayText, message);
         }
     }
 
-    fn find_missing(&mut self, element: Node<'_, '_>, attribute: &str) {
-        let message = format!("<{}> lacks its attribute {attribute}", name(element));
-        self.find(element.range().start, FindingKind::Structure, message);
-    }
-
-    fn find_unknown_element(&mut self, element: Node<'_, '_>) {
-        let name = name(element);
-        let known = [SITE_CONTROL, ALLOW_ACCESS, ALLOW_HEADERS, ALLOW_IDENTITY];
-        let message = format!("unknown element <{name}>{}", did_you_mean(name, &known));
-        self.find(element.range().start, FindingKind::Structure, message);
+    fn find_missing(&mut self, tag: &Tag<'_>, attribute: &str) {
+        let message = format!("<{}> lacks its attribute {attribute}", tag.name);
+        self.find(tag.offset, FlawKind::Structure, message);
     }
 }
 
-/// The name of an element as it is written. Players know no namespaces, so one that is declared
-/// for the whole file changes nothing, and a prefix makes another element of it.
-fn name<'i>(element: Node<'_, 'i>) -> &'i str {
-    let tag = &element.document().input_text()[element.range()][1..];
-    tag.split([' ', '\t', '\r', '\n', '/', '>']).next().unwrap_or_default()
+/// Whether an element of this name is empty in every policy.
+fn holds_nothing(element: &str) -> bool {
+    [ALLOW_ACCESS, SITE_CONTROL].contains(&element)
 }
 
-fn is_element(node: Node<'_, '_>, wanted: &str) -> bool {
-    node.is_element() && name(node) == wanted
+fn position(at: TextPos) -> Position {
+    Position { line: at.row, column: at.col }
+}
+
+fn shown(byte: u8) -> String {
+    if byte.is_ascii() { byte.escape_ascii().to_string() } else { "\u{fffd}".to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn findings(text: impl AsRef<[u8]>) -> Vec<(u32, u32, FindingKind)> {
+    fn flaws(text: impl AsRef<[u8]>) -> Vec<(u32, u32, FlawKind)> {
         let parsed = parse(text.as_ref());
-        parsed.findings.iter().map(|found| (found.line, found.column, found.kind)).collect()
+        parsed.flaws.iter().map(|found| (found.at.line, found.at.column, found.kind)).collect()
     }
 
     fn rules(text: impl AsRef<[u8]>) -> Vec<String> {
         let parsed = parse(text.as_ref());
-        assert!(!parsed.has_error(), "{:?}", parsed.findings);
+        assert!(!parsed.has_error(), "{:?}", parsed.flaws);
         parsed.rules.iter().map(|placed| placed.rule.to_string()).collect()
     }
 
@@ -461,12 +624,12 @@ mod tests {
         );
         assert_eq!(rules(&text), <[String; 0]>::default());
         assert_eq!(
-            findings(&text),
+            flaws(&text),
             [
-                (2, 1, FindingKind::SiteControl),
-                (3, 2, FindingKind::HttpOnly),
-                (4, 3, FindingKind::HttpOnly),
-                (5, 4, FindingKind::NoPorts),
+                (2, 1, FlawKind::SiteControl),
+                (3, 2, FlawKind::HttpOnly),
+                (4, 3, FlawKind::HttpOnly),
+                (5, 4, FlawKind::NoPorts),
             ]
         );
         assert_eq!(parse(text.as_bytes()).meta_policy, None);
@@ -474,7 +637,7 @@ mod tests {
 
     #[test]
     fn all_errors_are_found_in_one_pass_each_with_its_place() {
-        use FindingKind::{Structure, Value};
+        use FlawKind::{SecondSiteControl, StrayText, Structure, Value};
         let text = policy_of(
             "\n<allow-acces-from domain=\"*\"/>\
              \n<allow-access-from domain=\"http://ä\" to-ports=\"0\" secure=\"yes\"/>\
@@ -484,7 +647,7 @@ mod tests {
              \n<allow-access-from domain=\"*\" to-ports=\"1\"><b/></allow-access-from>",
         );
         assert_eq!(
-            findings(&text),
+            flaws(&text),
             [
                 (2, 1, Structure),
                 (3, 28, Value),
@@ -493,14 +656,14 @@ mod tests {
                 (4, 1, Structure),
                 (4, 20, Structure),
                 (5, 1, Structure),
-                (5, 16, Structure),
-                (6, 1, Structure),
+                (5, 16, StrayText),
+                (6, 1, SecondSiteControl),
                 (6, 48, Value),
                 (7, 44, Structure),
             ]
         );
         let messages: Vec<_> =
-            parse(text.as_bytes()).findings.into_iter().map(|finding| finding.message).collect();
+            parse(text.as_bytes()).flaws.into_iter().map(|flaw| flaw.message).collect();
         assert!(messages[0].ends_with("; did you mean \"allow-access-from\"?"), "{messages:?}");
         assert!(
             messages.iter().any(|text| text.ends_with("; did you mean \"to-ports\"?")),
@@ -512,7 +675,7 @@ mod tests {
     fn an_element_with_a_prefix_is_another_one_and_a_namespace_for_all_changes_nothing() {
         let prefixed = "<cross-domain-policy xmlns:x=\"urn:x\">\
                         <x:allow-access-from domain=\"*\" to-ports=\"*\"/></cross-domain-policy>";
-        assert_eq!(findings(prefixed), [(1, 38, FindingKind::Structure)]);
+        assert_eq!(flaws(prefixed), [(1, 38, FlawKind::Structure)]);
         assert_eq!(parse(prefixed.as_bytes()).rules, []);
         let default = policy_of(RULE).replacen("policy", "policy xmlns=\"urn:x\"", 1);
         assert_eq!(rules(default), ["*.a.test to ports 5000"]);
@@ -520,18 +683,18 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_xml_has_one_finding() {
-        use FindingKind::{NotXml, Structure};
-        assert_eq!(findings(""), [(1, 1, NotXml)]);
-        assert_eq!(findings("\0\n"), [(1, 1, NotXml)]);
-        assert_eq!(findings("<cross-domain-policy>\n <a"), [(2, 4, NotXml)]);
-        assert_eq!(findings(format!("<cross-domain-policy>\n{RULE}")), [(2, 55, NotXml)]);
-        assert_eq!(findings("<cross-domain-policy>\n</b>"), [(2, 1, NotXml)]);
-        assert_eq!(findings("GET / HTTP/1.0\r\n\r\n"), [(1, 1, NotXml)]);
-        assert_eq!(findings("<policy/>"), [(1, 1, Structure)]);
-        assert_eq!(findings(b"<a>\n<b>\xe4</b>"), [(2, 4, NotXml)]);
-        assert_eq!(findings(b"\xff\xfe<\0a\0"), [(1, 1, NotXml)]);
-        assert_eq!(findings(policy_of("a\0b")), [(1, 23, NotXml)]);
-        assert_eq!(findings(format!("{}{}", policy_of(""), policy_of(""))), [(1, 44, NotXml)]);
+        use FlawKind::{NotXml, Structure};
+        assert_eq!(flaws(""), [(1, 1, NotXml)]);
+        assert_eq!(flaws("\0\n"), [(1, 1, NotXml)]);
+        assert_eq!(flaws("<cross-domain-policy>\n <a"), [(2, 4, NotXml)]);
+        assert_eq!(flaws(format!("<cross-domain-policy>\n{RULE}")), [(2, 55, NotXml)]);
+        assert_eq!(flaws("<cross-domain-policy>\n</b>"), [(2, 1, NotXml)]);
+        assert_eq!(flaws("GET / HTTP/1.0\r\n\r\n"), [(1, 1, NotXml)]);
+        assert_eq!(flaws("<policy/>"), [(1, 1, Structure)]);
+        assert_eq!(flaws(b"<a>\n<b>\xe4</b>"), [(2, 4, NotXml)]);
+        assert_eq!(flaws(b"\xff\xfe<\0a\0"), [(1, 1, NotXml)]);
+        assert_eq!(flaws(policy_of("a\0b")), [(1, 23, NotXml)]);
+        assert_eq!(flaws(format!("{}{}", policy_of(""), policy_of(""))), [(1, 44, NotXml)]);
         for cut in 1..RULE.len() {
             assert!(parse(&policy_of(RULE).as_bytes()[..21 + cut]).has_error(), "cut at {cut}");
         }
@@ -539,7 +702,7 @@ mod tests {
 
     #[test]
     fn malformed_texts_are_told_of_without_repeating_their_place() {
-        let [ref finding] = parse(b"<cross-domain-policy>\n</b>").findings[..] else { panic!() };
-        assert_eq!(finding.message, "expected 'cross-domain-policy' tag, not 'b'");
+        let [ref flaw] = parse(b"<cross-domain-policy>\n</b>").flaws[..] else { panic!() };
+        assert_eq!(flaw.message, "expected </cross-domain-policy>, not </b>");
     }
 }

@@ -6,6 +6,9 @@ use std::str::FromStr;
 /// Ranges of up to this many ports can be written as lists, see [`PortSet::expanded`].
 pub const EXPANDABLE_PORTS: u32 = 64;
 
+/// Of how many ranges a message shows the beginning only.
+const SHOWN_RANGES: usize = 20;
+
 /// Ports from `low` to `high`, both included; `1 <= low <= high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortRange {
@@ -33,10 +36,6 @@ impl PortRange {
     #[must_use]
     pub fn count(self) -> u32 {
         u32::from(self.high) - u32::from(self.low) + 1
-    }
-
-    fn contains(self, port: u16) -> bool {
-        (self.low..=self.high).contains(&port)
     }
 }
 
@@ -97,7 +96,8 @@ impl PortSet {
     /// Whether `port` is among them.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|range| range.contains(port))
+        let first = self.0.partition_point(|range| range.high < port);
+        self.0.get(first).is_some_and(|range| range.low <= port)
     }
 
     /// Whether every port of `other` is among them.
@@ -107,19 +107,42 @@ impl PortSet {
     }
 
     fn covers_range(&self, range: PortRange) -> bool {
-        let mut wanted = u32::from(range.low);
-        for own in &self.0 {
-            if u32::from(own.low) > wanted {
+        let first = self.0.partition_point(|own| own.high < range.low);
+        let mut wanted = range.low;
+        for own in &self.0[first..] {
+            if own.low > wanted {
                 return false;
             }
-            if u32::from(own.high) >= wanted {
-                wanted = u32::from(own.high) + 1;
-            }
-            if wanted > u32::from(range.high) {
+            if own.high >= range.high {
                 return true;
             }
+            wanted = own.high + 1;
         }
         false
+    }
+
+    /// The same ports in as few ranges as can be, which are quicker to look up.
+    #[must_use]
+    pub fn joined(&self) -> Self {
+        let mut joined: Vec<PortRange> = Vec::new();
+        for &range in &self.0 {
+            match joined.last_mut() {
+                Some(last) if last.high + 1 == range.low => last.high = range.high,
+                _ => joined.push(range),
+            }
+        }
+        Self(joined)
+    }
+
+    /// The beginning of a long list, for a message.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self.0.get(..SHOWN_RANGES) {
+            Some(shown) if shown.len() < self.0.len() => {
+                format!("{},... ({} more)", Self(shown.to_vec()), self.0.len() - SHOWN_RANGES)
+            }
+            _ => self.to_string(),
+        }
     }
 
     /// The lowest port.
@@ -301,6 +324,23 @@ mod tests {
         assert!(!ports("10-20").covers(&ports("9-12")));
         assert!(!ports("10-20").covers(&ports("12,21")));
         assert!(!ports("10,12").covers(&ports("10-12")));
+    }
+
+    #[test]
+    fn looking_up_finds_the_ports_of_every_range_and_no_others() {
+        let ports: PortSet = "1,5-7,8,100-65535".parse().unwrap();
+        let found: Vec<_> = (0..=101).filter(|&port| ports.contains(port)).collect();
+        assert_eq!(found, [1, 5, 6, 7, 8, 100, 101]);
+        assert!(ports.contains(65_535));
+        assert_eq!(ports.joined().to_string(), "1,5-8,100-65535");
+        assert_eq!(PortSet::every().joined(), PortSet::every());
+    }
+
+    #[test]
+    fn a_message_shows_the_beginning_of_a_long_list_only() {
+        let list = |count: u16| PortSet::from_ranges((1..=count).map(PortRange::from)).unwrap();
+        assert_eq!(list(20).brief(), list(20).to_string());
+        assert_eq!(list(23).brief(), format!("{},... (3 more)", list(20)));
     }
 
     #[test]

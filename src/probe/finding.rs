@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::document::{self, FindingKind};
+use crate::document::{self, FlawKind};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy};
 use crate::printable::{Escaped, EscapedBytes};
 use crate::probe::Ask;
@@ -555,11 +555,12 @@ fn read_answer(answer: &[u8], ask: Ask, port: u16, findings: &mut Vec<Finding>) 
         return None;
     }
     let parsed = document::parse(answer);
-    let count = |kind| parsed.findings.iter().filter(|found| found.kind == kind).count();
-    let errors = parsed.findings.iter().filter(|found| found.kind.is_error()).count();
-    if let Some(first) = parsed.findings.iter().find(|found| found.kind.is_error()) {
-        let message = format!("line {}, column {}: {}", first.line, first.column, first.message);
-        findings.push(if first.kind != FindingKind::NotXml {
+    let count = |kind| parsed.flaws.iter().filter(|found| found.kind == kind).count();
+    let errors = parsed.flaws.iter().filter(|found| found.kind.is_error()).count();
+    if let Some(first) = parsed.flaws.iter().find(|found| found.kind.is_error()) {
+        let message =
+            format!("line {}, column {}: {}", first.at.line, first.at.column, first.message);
+        findings.push(if first.kind != FlawKind::NotXml {
             Finding::InvalidPolicy { message, errors }
         } else if contains(answer, b"<cross-domain-policy")
             && !contains(answer, b"</cross-domain-policy")
@@ -570,13 +571,13 @@ fn read_answer(answer: &[u8], ask: Ask, port: u16, findings: &mut Vec<Finding>) 
         });
         return None;
     }
-    if count(FindingKind::NoPorts) > 0 {
-        findings.push(Finding::NoToPorts { rules: count(FindingKind::NoPorts) });
+    if count(FlawKind::NoPorts) > 0 {
+        findings.push(Finding::NoToPorts { rules: count(FlawKind::NoPorts) });
     }
-    if count(FindingKind::HttpOnly) > 0 {
-        findings.push(Finding::HttpElement { elements: count(FindingKind::HttpOnly) });
+    if count(FlawKind::HttpOnly) > 0 {
+        findings.push(Finding::HttpElement { elements: count(FlawKind::HttpOnly) });
     }
-    let states_one = count(FindingKind::SiteControl) > 0;
+    let states_one = count(FlawKind::SiteControl) > 0;
     if states_one && port != MASTER_PORT {
         findings.push(Finding::SiteControlElsewhere);
     }

@@ -25,7 +25,7 @@ use nix::sys::signal::SigSet;
 
 pub use listener::{Listener, Purpose};
 
-use crate::document::Document;
+use crate::document::Documents;
 use crate::logging;
 use crate::notify::Notifier;
 use connection::{Connection, Progress};
@@ -55,8 +55,8 @@ pub const SCRAPES: usize = 16;
 /// Everything a reload can change.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// What is answered.
-    pub document: Document,
+    /// What is answered, by the port that was asked.
+    pub documents: Documents,
     /// How many rules it holds.
     pub rules: usize,
     /// What clients may use up.
@@ -298,7 +298,8 @@ impl Server {
                 Admission::Client(stream, peer) => {
                     let connection = match listener.purpose {
                         Purpose::Policy => {
-                            let document = self.service.document.clone();
+                            let asked = listener.address.port();
+                            let document = self.service.documents.for_port(asked).clone();
                             Connection::for_policy(stream, peer, accepted, document)
                         }
                         Purpose::Metrics => {
@@ -436,12 +437,18 @@ impl Server {
         now
     }
 
+    /// The length of the longest answer that is given on the listeners there are.
+    fn longest(&self) -> usize {
+        let policy = self.listeners.iter().filter(|it| it.purpose == Purpose::Policy);
+        self.service.documents.longest(policy.map(|it| it.address.port())).bytes().len()
+    }
+
     /// What is so at this moment.
     fn gauges(&self) -> Gauges {
         Gauges {
             connections: self.open(),
             policy_rules: self.service.rules,
-            policy_bytes: self.service.document.bytes().len(),
+            policy_bytes: self.longest(),
             config_loaded: self.service.loaded,
             log_lines_dropped: logging::lines_dropped(),
         }
@@ -470,11 +477,7 @@ impl Server {
                 self.players.set_limits(connections.min(self.capacity), connections_per_source);
                 self.service = service;
                 self.counters.reloaded();
-                info!(
-                    "reloaded: {}, {} bytes",
-                    Rules(self.service.rules),
-                    self.service.document.bytes().len()
-                );
+                info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest());
                 self.manager.ready(&self.status());
             }
             Err(problems) => {

@@ -14,8 +14,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use masterpolicyd::document::Document;
-use masterpolicyd::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
+use masterpolicyd::document::{Documents, PortRanges};
+use masterpolicyd::policy::{MASTER_PORT, MetaPolicy, Origin, Policy, Rule, Verdict};
 use masterpolicyd::probe::finding::{Finding, Gravity, PLAYERS, Reception};
 use masterpolicyd::probe::fleet;
 use masterpolicyd::probe::player::ANSWER_LIMIT;
@@ -543,7 +543,8 @@ fn the_verdict_is_that_of_the_policy() {
     for rules in policies {
         for meta_policy in [MetaPolicy::MasterOnly, MetaPolicy::None] {
             let policy = Policy { meta_policy, rules: rules.clone() };
-            let server = Server::start(answer(Document::encode(&policy, false).bytes().to_vec()));
+            let documents = Documents::encode(&policy, PortRanges::AsWritten).unwrap();
+            let server = Server::start(answer(documents.for_port(MASTER_PORT).bytes().to_vec()));
             for origin in origins {
                 for port in [port, 80] {
                     let probed = probe(server.port(), port, &["--origin", origin]);
@@ -588,7 +589,7 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
             secure: false,
         }],
     };
-    let document = Document::encode(&open, false);
+    let documents = Documents::encode(&open, PortRanges::AsWritten).unwrap();
     let server = std::thread::spawn(move || {
         for _ in 0..2 {
             let mut wave: Vec<_> = (0..64).map(|_| listener.accept().unwrap().0).collect();
@@ -597,7 +598,7 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
             listener.set_nonblocking(false).unwrap();
             for stream in &mut wave {
                 read_request(stream);
-                stream.write_all(document.bytes()).unwrap();
+                stream.write_all(documents.for_port(MASTER_PORT).bytes()).unwrap();
             }
         }
     });

@@ -37,16 +37,30 @@ pub(crate) type Rule<'a> = (&'a str, &'a str);
 /// The rules of a daemon that was not told otherwise.
 pub(crate) const RULES: &[Rule] = &[("*.example.com", "5000,5010-5019")];
 
-/// The document that must be served for these rules, written here by hand from Adobe's DTD and
-/// not by the code under test.
+/// The document that must be served for these rules on any port but 843, written here by hand from
+/// Adobe's DTD and not by the code under test.
 pub(crate) fn document(rules: &[Rule]) -> Vec<u8> {
+    document_with("", rules)
+}
+
+/// The document that must be served for these rules to those who ask `port`.
+pub(crate) fn document_of(port: u16, rules: &[Rule]) -> Vec<u8> {
+    match port {
+        843 => {
+            document_with("<site-control permitted-cross-domain-policies=\"master-only\"/>", rules)
+        }
+        _ => document(rules),
+    }
+}
+
+fn document_with(site_control: &str, rules: &[Rule]) -> Vec<u8> {
     let mut text = concat!(
         "<?xml version=\"1.0\"?>",
         "<!DOCTYPE cross-domain-policy SYSTEM \"/xml/dtds/cross-domain-policy.dtd\">",
         "<cross-domain-policy>",
-        "<site-control permitted-cross-domain-policies=\"master-only\"/>",
     )
     .to_owned();
+    text.push_str(site_control);
     for (domain, ports) in rules {
         write!(text, "<allow-access-from domain=\"{domain}\" to-ports=\"{ports}\"/>")
             .expect("writing to a string");

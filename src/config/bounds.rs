@@ -1,0 +1,129 @@
+//! How large a configuration may be. What is read within these bounds is read in a second or two,
+//! whoever wrote it and however hostile it is; `serve` reads it again at each reload.
+
+use super::problem::{Problem, Severity, Spot};
+use super::source::Source;
+
+/// Files: the main file and the drop-ins, those that are masked included.
+pub const FILES: usize = 4096;
+
+/// What all files hold together.
+pub const SIZE: u64 = 4 * 1024 * 1024;
+
+/// Rules in all files, those that say the same included.
+pub const RULES: usize = 4096;
+
+/// Addresses in `listen`, and directories in `policy-dirs`: each is compared with all others.
+pub const ENTRIES: usize = 256;
+
+/// Of how many errors, and of how many warnings, a file is told.
+pub const TOLD: usize = 100;
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+pub(super) struct Sum {
+    size: u64,
+    rules: usize,
+}
+
+impl Sum {
+    /// Counts a file; an error if it is one too many.
+    pub(super) fn add_file(&mut self, source: &Source) -> Result<(), Problem> {
+        self.size += source.bytes.len() as u64;
+        if self.size <= SIZE {
+            return Ok(());
+        }
+        let message = format!(
+            "with this file the configuration is larger than {SIZE} bytes, and neither it nor what \
+             comes after it is read; take out comments and rules that nobody needs"
+        );
+        Err(Problem::about(&source.path, message))
+    }
+
+    /// Counts the rules that stand at `spots`; an error at the first that is too many.
+    pub(super) fn add_rules<'a>(
+        &mut self,
+        mut spots: impl ExactSizeIterator<Item = &'a Spot>,
+    ) -> Result<(), Problem> {
+        let room = RULES - self.rules;
+        self.rules = RULES.min(self.rules + spots.len());
+        match spots.nth(room) {
+            None => Ok(()),
+            Some(spot) => {
+                let message = format!(
+                    "this rule is one more than the {RULES} that a configuration may have, and \
+                     what comes after it is not read; write a wildcard instead of many names, and \
+                     several ports in one rule"
+                );
+                Err(Problem::at(Severity::Error, spot, message))
+            }
+        }
+    }
+}
+
+/// The first problems of a file, and how many more there are.
+pub(super) fn first_of(problems: Vec<Problem>) -> Vec<Problem> {
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        problems.into_iter().partition(|problem| problem.severity == Severity::Error);
+    let shorten = |mut problems: Vec<Problem>, what| {
+        let more = problems.len().saturating_sub(TOLD);
+        if more > 0 {
+            problems.truncate(TOLD + 1);
+            if let Some(last) = problems.last_mut() {
+                let message = format!("{what} from here on that are not listed: {more}");
+                *last = Problem::new(last.severity, last.place.clone(), message);
+            }
+        }
+        problems
+    };
+    [shorten(errors, "errors"), shorten(warnings, "warnings")].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::problem::Place;
+    use crate::position::Position;
+    use std::path::Path;
+
+    fn spots(count: usize) -> Vec<Spot> {
+        let place = |line| Place::new(Path::new("x"), Position { line, column: 1 });
+        (1..).map(|line| Spot { place: place(line), excerpt: None }).take(count).collect()
+    }
+
+    #[test]
+    fn the_rule_that_is_one_too_many_is_named_wherever_it_stands() {
+        let mut sum = Sum::default();
+        assert_eq!(sum.add_rules(spots(RULES - 2).iter()), Ok(()));
+        assert_eq!(sum.add_rules(spots(2).iter()), Ok(()));
+        assert_eq!(sum.add_rules(spots(0).iter()), Ok(()));
+        assert_eq!(sum.add_rules(spots(1).iter()).unwrap_err().place.line, 1);
+        let mut sum = Sum::default();
+        assert_eq!(sum.add_rules(spots(RULES - 2).iter()), Ok(()));
+        assert_eq!(sum.add_rules(spots(5).iter()).unwrap_err().place.line, 3);
+    }
+
+    #[test]
+    fn a_file_is_told_of_its_first_hundred_errors_and_warnings() {
+        let problem = |(number, spot): (usize, &Spot)| {
+            let severity = if number % 2 == 0 { Severity::Error } else { Severity::Warning };
+            Problem::at(severity, spot, "x")
+        };
+        let all = |count| spots(count).iter().enumerate().map(problem).collect::<Vec<_>>();
+        assert_eq!(first_of(all(2 * TOLD)).len(), 2 * TOLD);
+        let told = first_of(all(2 * TOLD + 3));
+        let more: Vec<_> = told.iter().filter(|problem| problem.message != "x").collect();
+        let said: Vec<_> = more
+            .iter()
+            .map(|problem| (problem.severity, problem.place.line, &*problem.message))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (Severity::Error, 201, "errors from here on that are not listed: 2"),
+                (Severity::Warning, 202, "warnings from here on that are not listed: 1"),
+            ]
+        );
+        assert_eq!(told.len(), 2 * TOLD + 2);
+    }
+}

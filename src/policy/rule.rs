@@ -1,0 +1,54 @@
+//! One grant. Knows nothing of the policy that it is part of.
+
+use std::fmt;
+
+use super::domain::Domain;
+use super::ports::PortSet;
+
+/// One grant: origins of `domain` may connect to `ports` (`allow-access-from`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Whose content may connect.
+    pub domain: Domain,
+    /// Where to.
+    pub ports: PortSet,
+    /// Whether only content loaded over HTTPS may. On a socket policy the default is no.
+    pub secure: bool,
+}
+
+impl Rule {
+    /// Whether everything that `other` grants is granted by this rule too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.domain.covers(&other.domain)
+            && self.ports.covers(&other.ports)
+            && (!self.secure || other.secure)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to ports {}", self.domain, self.ports)?;
+        if self.secure {
+            f.write_str(", https only")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(domain: &str, ports: &str, secure: bool) -> Rule {
+        Rule { domain: domain.parse().unwrap(), ports: ports.parse().unwrap(), secure }
+    }
+
+    #[test]
+    fn a_rule_covers_another_when_it_grants_all_of_it() {
+        assert!(rule("*", "*", false).covers(&rule("a.test", "80", true)));
+        assert!(rule("*.a.test", "80-90", false).covers(&rule("a.test", "80", false)));
+        assert!(!rule("*.a.test", "80-90", true).covers(&rule("a.test", "80", false)));
+        assert!(!rule("a.test", "80", false).covers(&rule("*.a.test", "80", false)));
+    }
+}

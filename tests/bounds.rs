@@ -1,0 +1,265 @@
+//! How large a configuration may be, and that the largest is read in a time that nobody minds.
+
+mod scratch;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use masterpolicyd::config::MAX_FILE_SIZE;
+use masterpolicyd::config::bounds::{ENTRIES, FILES, RULES, SIZE, TOLD};
+use masterpolicyd::document::MAX_SIZE;
+use scratch::{Scratch, text};
+
+const MAIN: &str = "policy-dirs = [\"policy.d\"]\nuser = \"daemon\"\n";
+
+/// A main file and an empty directory of drop-ins.
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.file("masterpolicyd.toml", MAIN);
+    scratch.directory("policy.d");
+    scratch
+}
+
+/// What `check` has to say, and the exit code.
+fn check(scratch: &Scratch) -> (String, Option<i32>) {
+    let output = scratch.run(&["check"]);
+    (text(&output.stdout), output.status.code())
+}
+
+/// The lines that are not excerpts.
+fn lines(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| !line.starts_with(' ')).collect()
+}
+
+fn toml_rule(domain: &str, ports: &str) -> String {
+    format!("[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"\n")
+}
+
+fn xml(content: &str) -> String {
+    format!("<cross-domain-policy>{content}</cross-domain-policy>")
+}
+
+fn xml_rule(domain: &str, ports: &str) -> String {
+    format!("<allow-access-from domain=\"{domain}\" to-ports=\"{ports}\"/>")
+}
+
+#[test]
+fn the_rule_that_is_one_too_many_is_named_with_its_place() {
+    let scratch = scratch();
+    let rules = |range: std::ops::Range<usize>| {
+        range.fold(String::new(), |mut text, number| {
+            writeln!(text, "{}", xml_rule("*", &(number + 2000).to_string())).unwrap();
+            text
+        })
+    };
+    scratch.file("policy.d/a.xml", xml(&rules(0..RULES - 1)));
+    scratch.file("policy.d/b.xml", xml(&rules(RULES..RULES + 1)));
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(0), "{said}");
+    scratch.file("policy.d/b.xml", xml(&rules(RULES..RULES + 3)));
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    let said = lines(&said);
+    assert!(
+        said[0].starts_with("policy.d/b.xml:2:1: this rule is one more than the 4096"),
+        "{said:?}"
+    );
+    assert_eq!(said.len(), 2, "nothing is said of what is not read: {said:?}");
+}
+
+#[test]
+fn a_configuration_that_is_too_large_in_all_is_refused_at_the_file_that_makes_it_so() {
+    let scratch = scratch();
+    let comment = "#".repeat(1024 * 1024);
+    for number in 0..SIZE / 1024 / 1024 {
+        scratch.file(&format!("policy.d/{number}.toml"), &comment);
+    }
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("policy.d/3.toml:1:1: with this file the configuration is larger"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_directory_of_too_many_files_is_refused() {
+    let scratch = scratch();
+    for number in 0..FILES - 2 {
+        scratch.file(&format!("policy.d/{number}.toml"), "# nothing\n");
+    }
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(0), "{said}");
+    scratch.file("policy.d/x.toml", "# nothing\n");
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.starts_with("policy.d:1:1: with this directory there are more than 4096"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_document_that_is_too_long_is_refused_with_what_to_write_instead() {
+    let scratch = Scratch::new();
+    let ports: Vec<_> = (1..60_000).step_by(2).map(|port| port.to_string()).collect();
+    let rule = |domain| toml_rule(domain, &ports.join(","));
+    scratch.file(
+        "masterpolicyd.toml",
+        format!("policy-dirs = []\nuser = \"daemon\"\n{}", rule("a.test")),
+    );
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(0), "{said}");
+    let two = format!("policy-dirs = []\nuser = \"daemon\"\n{}{}", rule("a.test"), rule("b.test"));
+    scratch.file("masterpolicyd.toml", two);
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    let message = "masterpolicyd.toml:1:1: the document is longer than 262144 bytes";
+    assert!(said.contains(message), "{said}");
+}
+
+#[test]
+fn more_addresses_and_directories_than_anyone_has_are_refused() {
+    let scratch = Scratch::new();
+    let list = |count: usize, item: fn(usize) -> String| {
+        (0..count).map(item).collect::<Vec<_>>().join(", ")
+    };
+    let address = |number: usize| format!("\"127.0.0.1:{}\"", 1025 + number);
+    let directory = |number: usize| format!("\"/nowhere/{number}\"");
+    let main = |count| {
+        format!(
+            "listen = [{}]\npolicy-dirs = [{}]\nuser = \"daemon\"\n",
+            list(count, address),
+            list(count, directory)
+        )
+    };
+    scratch.file("masterpolicyd.toml", main(ENTRIES));
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(0), "{said}");
+    scratch.file("masterpolicyd.toml", main(20_000));
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("masterpolicyd.toml:1:10: more than 256, namely 20000"), "{said}");
+    assert!(said.contains("masterpolicyd.toml:2:15: more than 256, namely 20000"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_wrong_throughout_is_told_of_its_first_hundred_errors() {
+    for (name, content) in [
+        (
+            "unknown.toml",
+            (0..60_000).fold(String::new(), |text, number| text + &format!("k{number} = 1\n")),
+        ),
+        ("syntax.toml", "a b\n".repeat(60_000)),
+        ("one-line.toml", "x = ".repeat(60_000)),
+        ("headers.toml", "[[[\n".repeat(60_000)),
+        ("rules.toml", "[[allow-access-from]]\n".repeat(40_000)),
+        ("elements.xml", xml(&"<allow/>".repeat(60_000))),
+        ("remarks.xml", xml(&"<allow-access-from domain=\"*\"/>".repeat(30_000))),
+        ("stray.xml", xml(&"x<!---->".repeat(60_000))),
+    ] {
+        let scratch = scratch();
+        scratch.file(&format!("policy.d/{name}"), &content);
+        let (said, _) = check(&scratch);
+        let said = lines(&said);
+        assert!((1..=TOLD + 4).contains(&said.len()), "{name}: {} lines", said.len());
+    }
+}
+
+#[test]
+fn the_manual_states_every_bound() {
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/masterpolicyd.toml.5");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let (_, bounds) = manual.split_once(".Sh BOUNDS\n").unwrap();
+    let (bounds, _) = bounds.split_once(".Sh ").unwrap();
+    let bounds = bounds.replace('\n', " ");
+    for stated in [
+        format!("a file of more than {} MiB", MAX_FILE_SIZE / 1024 / 1024),
+        format!("more than {FILES} files"),
+        format!("more than {} MiB in all", SIZE / 1024 / 1024),
+        format!("more than {RULES} rules"),
+        format!("a document of more than {MAX_SIZE} bytes"),
+        format!("more than {ENTRIES} addresses"),
+        format!("the first {TOLD} errors and the first {TOLD} warnings"),
+    ] {
+        assert!(bounds.contains(&stated), "{stated}");
+    }
+}
+
+/// The largest configurations that are accepted, each the worst for one part of the work.
+fn largest() -> Vec<(&'static str, Scratch)> {
+    let with = |files: &[(&str, String)]| {
+        let scratch = scratch();
+        for (name, content) in files {
+            scratch.file(&format!("policy.d/{name}"), content);
+        }
+        scratch
+    };
+    // Each list but the last differs at its end only, so that comparing two takes longest.
+    let lists = |number: usize| {
+        let list = (0..12).map(|port| (2001 + 2 * port).to_string()).collect::<Vec<_>>().join(",");
+        xml_rule("a.test", &format!("{list},{}", 3000 + number))
+    };
+    let names = |number: usize| xml_rule(&format!("{number}.{}test", "a.".repeat(50)), "5000-5999");
+    let single = |number: usize| xml_rule("a.test", &(2000 + number).to_string());
+    let rules = |count: usize, rule: &dyn Fn(usize) -> String| {
+        xml(&(0..count).map(rule).collect::<Vec<_>>().join("\n"))
+    };
+    let filled = |content: String| format!("{content}{}", " ".repeat(1000 * 1000 - content.len()));
+    let ampersands = |size: usize| {
+        let head = "<!DOCTYPE a [<!ENTITY e 'x'>]><cross-domain-policy><!--";
+        format!("{head}{}--></cross-domain-policy>", "&".repeat(size))
+    };
+    vec![
+        ("rules of one domain", with(&[("a.xml", rules(RULES, &single))])),
+        ("lists that are nearly the same", with(&[("a.xml", rules(2000, &lists))])),
+        ("names of many labels", with(&[("a.xml", rules(1400, &names))])),
+        ("rules that say the same", with(&[("a.xml", rules(RULES, &|_| single(0)))])),
+        (
+            "megabytes of references",
+            with(&["a.xml", "b.xml", "c.xml"].map(|name| (name, ampersands(1_000_000)))),
+        ),
+        (
+            "megabytes of TOML",
+            with(&["a.toml", "b.toml", "c.toml"].map(|name| {
+                let rule = toml_rule("a.test", "5000");
+                (name, filled(rule.repeat(RULES / 3)))
+            })),
+        ),
+        (
+            "files",
+            with(
+                &(0..FILES - 2)
+                    .map(|number| {
+                        (format!("{number}.toml"), toml_rule("*", &(number + 2000).to_string()))
+                    })
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .map(|(name, content)| (name.as_str(), content.clone()))
+                    .collect::<Vec<_>>(),
+            ),
+        ),
+    ]
+}
+
+/// In a release build each takes less than two seconds; a debug build takes several times that.
+#[test]
+fn the_largest_configurations_are_read_in_a_time_that_nobody_minds() {
+    let allowed = Duration::from_secs(if cfg!(debug_assertions) { 40 } else { 2 });
+    for (what, scratch) in largest() {
+        for command in [
+            &["check"][..],
+            &["show", "config"],
+            &["explain", "--origin", "b.test", "--port", "1999"],
+        ] {
+            let started = Instant::now();
+            let output = scratch.run(command);
+            let taken = started.elapsed();
+            println!("{what}: {} in {taken:?}", command.join(" "));
+            let sound = [0, i32::from(command[0] == "explain")];
+            let code = output.status.code().unwrap();
+            assert!(sound.contains(&code), "{what}: {}", text(&output.stderr));
+            assert!(taken < allowed, "{what}: {command:?} took {taken:?}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use masterpolicyd::config::Sandbox;
-use masterpolicyd::sandbox;
+use masterpolicyd::sandbox::{self, Work};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -179,7 +179,8 @@ const ALLOWED: &[(&str, Attempt)] = &[
         assert_eq!(many.len() + large.len(), 10_000 + (64 << 20));
         Ok(())
     }),
-    ("tell the time", |_| {
+    ("tell the time and sleep", |_| {
+        thread::sleep(Duration::from_millis(1));
         assert!(Instant::now().elapsed() < Duration::from_secs(60));
         assert!(SystemTime::now() > SystemTime::UNIX_EPOCH);
         Ok(())
@@ -229,7 +230,8 @@ fn child() {
     if std::env::var_os(SANDBOXED).is_some() {
         let missing = root.join("missing");
         let readable = [scene.allowed.clone(), missing.clone(), PathBuf::from("/dev/null")];
-        match sandbox::apply(Sandbox::Require, &readable) {
+        let work = [Work::Serving, Work::Reloading, Work::Reporting];
+        match sandbox::apply(Sandbox::Require, &work, &readable) {
             Ok(active) => {
                 assert!(active.is_complete());
                 assert_eq!(active.skipped.len(), 1);

@@ -21,7 +21,7 @@ use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
 use crate::process::{self, Unfit};
-use crate::sandbox::{self, SandboxError};
+use crate::sandbox::{self, SandboxError, Work};
 use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
 
 /// Descriptors kept free for reloading, beside one for each directory of drop-ins, and for what
@@ -272,7 +272,8 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
 }
 
 fn enter_sandbox(sandbox: Sandbox, readable: &[PathBuf]) -> Result<(), SandboxError> {
-    let active = sandbox::apply(sandbox, readable)?;
+    let work = [Work::Serving, Work::Reloading, Work::Reporting];
+    let active = sandbox::apply(sandbox, &work, readable)?;
     for skipped in &active.skipped {
         info!("{skipped}");
     }

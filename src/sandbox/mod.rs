@@ -13,6 +13,20 @@ use std::path::PathBuf;
 
 use crate::config::Sandbox;
 
+/// A kind of work that a thread does, for which it has system calls of its own.
+///
+/// Threads share memory: whoever takes one over can write into the others. So what keeps them
+/// apart is a second wall, and not a separation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Taking clients and answering them. It opens no file.
+    Serving,
+    /// Reading the configuration anew. It takes no client.
+    Reloading,
+    /// Writing the log, and telling the service manager. It does neither of the others.
+    Reporting,
+}
+
 /// The first version of Landlock that forbids to bind and to connect.
 const FIRST_ABI_WITH_NETWORK: u32 = 4;
 
@@ -121,15 +135,15 @@ impl fmt::Display for SandboxError {
 
 impl Error for SandboxError {}
 
-/// Restricts the calling thread, for good, to what serving and reloading need: reading beneath
-/// `readable` (directories and single files), and using the sockets that are open already.
+/// Restricts the calling thread, for good, to what its `work` needs: reading beneath `readable`
+/// (directories and single files), and using the sockets that are open already.
 ///
-/// Legal once everything is bound, connected and dropped, and while the process has a single
-/// thread: threads that run already are not restricted, and new ones end the process, as does
-/// everything else that serving never does (see the source for the lists).
+/// Legal once everything is bound, connected and dropped, and once on each thread, after it has
+/// started those that it needs: a thread that runs already is not restricted, and starting another
+/// ends the process, as does everything else that no work needs (see the source for the lists).
 ///
 /// Even where this fails for an incomplete sandbox, the parts that there are stay in force.
-pub fn apply(level: Sandbox, readable: &[PathBuf]) -> Result<Active, SandboxError> {
+pub fn apply(level: Sandbox, work: &[Work], readable: &[PathBuf]) -> Result<Active, SandboxError> {
     if level == Sandbox::Off {
         let (landlock, seccomp) = (Err(Missing::TurnedOff), Err(Missing::TurnedOff));
         return Ok(Active { landlock, seccomp, skipped: Vec::new() });
@@ -137,7 +151,7 @@ pub fn apply(level: Sandbox, readable: &[PathBuf]) -> Result<Active, SandboxErro
     // In this order, as the filter forbids to set up Landlock.
     let mut skipped = Vec::new();
     let landlock = landlock::restrict(readable, &mut skipped);
-    let active = Active { landlock, seccomp: seccomp::restrict(), skipped };
+    let active = Active { landlock, seccomp: seccomp::restrict(work), skipped };
     if level == Sandbox::Require && !active.is_complete() {
         return Err(SandboxError::Incomplete(active));
     }
@@ -179,7 +193,7 @@ mod tests {
 
     #[test]
     fn turned_off_it_restricts_nothing_and_says_so_loudly() {
-        let active = apply(Sandbox::Off, &[]).unwrap();
+        let active = apply(Sandbox::Off, &[Work::Serving], &[]).unwrap();
         assert!(!active.is_complete());
         assert!(active.to_string().starts_with("sandbox: off: "), "{active}");
         std::fs::read_dir("/").expect("nothing is restricted");

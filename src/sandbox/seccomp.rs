@@ -1,10 +1,10 @@
-//! The system calls: those that serving, reloading and notifying need, and those that nothing
-//! but an attacker would make.
+//! The system calls: those that each kind of work needs, and those that nothing but an attacker
+//! would make.
 //!
-//! A call of [`FATAL`] ends the process. Those of [`ALLOWED`] and [`allowed_if`] are let through,
-//! and every other fails with `EPERM`, so that a library that tries something new is turned away
-//! rather than shot. SECURITY.md has both lists, and `tests/injection.rs` tries every number there
-//! is against them.
+//! A call of [`FATAL`] ends the process. Those that the lists of a thread's work have are let
+//! through, and every other fails with `EPERM`, so that a library that tries something new is
+//! turned away rather than shot. SECURITY.md has the same lists, and `tests/injection.rs` tries
+//! every number there is against them.
 //!
 //! Calls that are made for each connection have no condition on their arguments, but one: for
 //! them the kernel remembers the verdict and runs no filter at all. The exception is `sendto`,
@@ -19,50 +19,34 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::Missing;
+use super::{Missing, Work};
 
-/// Allowed whatever the arguments.
-const ALLOWED: &[c_long] = &[
-    // Connections. What is not here is not needed: no `sendmsg`, which can pass descriptors on and
-    // choose whom it reaches, and no `setsockopt`, since whatever a socket is set to it is set to
-    // before, or by `accept4`.
-    libc::SYS_accept4,
-    libc::SYS_recvfrom,
-    libc::SYS_shutdown,
-    libc::SYS_getsockopt,
-    // The loop.
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    // Signals come by `read`; log lines and messages to the service manager go by `write`; the
-    // last words of the C library before it aborts go by `writev`.
+/// Allowed whatever the work and the arguments.
+const ANY_WORK: &[c_long] = &[
+    // Log lines and messages to the service manager go by `write`, and first it is asked whether
+    // that would wait; the last words of the C library before it aborts go by `writev`.
     libc::SYS_close,
     libc::SYS_ppoll,
-    libc::SYS_read,
     libc::SYS_write,
     libc::SYS_writev,
-    // Reading the configuration anew.
-    libc::SYS_fstat,
-    libc::SYS_fstatfs,
-    libc::SYS_getcwd,
-    libc::SYS_getdents64,
-    libc::SYS_newfstatat,
-    libc::SYS_readlinkat,
-    libc::SYS_statx,
-    libc::SYS_getrandom,
     // Memory.
     libc::SYS_brk,
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
+    // Waiting for other threads.
     libc::SYS_futex,
-    // Time, where the kernel cannot tell it without a call.
+    libc::SYS_sched_yield,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    // Time, where the kernel cannot tell it without a call; and keys for tables.
     libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
     // Signals, and the end.
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
-    libc::SYS_sched_yield,
     libc::SYS_sigaltstack,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -72,11 +56,37 @@ const ALLOWED: &[c_long] = &[
     // What newer processors have no number for, since others replace it. C libraries go on using
     // it where it is.
     #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+];
+
+/// Allowed to who serves. What is not here is not needed: no `sendmsg`, which can pass descriptors
+/// on and choose whom it reaches, and no `setsockopt`, since whatever a socket is set to it is set
+/// to before, or by `accept4`.
+const SERVING: &[c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
+    // Signals.
+    libc::SYS_read,
+];
+
+/// Allowed to who reads the configuration anew.
+const RELOADING: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_getcwd,
+    libc::SYS_getdents64,
+    libc::SYS_newfstatat,
+    libc::SYS_readlinkat,
+    libc::SYS_statx,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")]
@@ -162,10 +172,10 @@ const FATAL: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Restricts the calling thread.
-pub(super) fn restrict() -> Result<(), Missing> {
+/// Restricts the calling thread to its work.
+pub(super) fn restrict(work: &[Work]) -> Result<(), Missing> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Missing::NoList)?;
-    let filter = filter(architecture).map_err(|error| Missing::Refused(error.to_string()))?;
+    let filter = filter(architecture, work).map_err(|error| Missing::Refused(error.to_string()))?;
     seccompiler::apply_filter(&filter).map_err(missing)
 }
 
@@ -184,12 +194,28 @@ fn missing(error: seccompiler::Error) -> Missing {
     }
 }
 
-fn filter(architecture: TargetArch) -> Result<BpfProgram, BackendError> {
+fn filter(architecture: TargetArch, work: &[Work]) -> Result<BpfProgram, BackendError> {
     let whatever = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
     let fatal: Rules = whatever(FATAL);
-    let mut allowed: Rules = whatever(ALLOWED);
-    allowed.append(&mut allowed_if()?);
-    let sends = BTreeMap::from([(libc::SYS_sendto, sends()?)]);
+    let mut allowed: Rules = whatever(ANY_WORK);
+    let mut conditional = any_work_if()?;
+    let mut sends = Rules::new();
+    for work in work {
+        match work {
+            Work::Serving => {
+                allowed.append(&mut whatever(SERVING));
+                sends.insert(libc::SYS_sendto, self::sends()?);
+            }
+            Work::Reloading => {
+                allowed.append(&mut whatever(RELOADING));
+                for (call, rules) in reloading_if()? {
+                    conditional.entry(call).or_default().extend(rules);
+                }
+            }
+            Work::Reporting => {}
+        }
+    }
+    allowed.append(&mut conditional);
 
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let mut filter = BpfProgram::new();
@@ -219,22 +245,32 @@ fn sends() -> Result<Vec<SeccompRule>, BackendError> {
     Ok(vec![rule([without(3, OTHER_FLAGS)?, null(4)?])?])
 }
 
-/// Allowed for some arguments.
-fn allowed_if() -> Result<Rules, BackendError> {
-    const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+/// Allowed whatever the work, for some arguments.
+fn any_work_if() -> Result<Rules, BackendError> {
     Ok(BTreeMap::from([
         // Memory that can be executed is for code, and all the code is loaded.
         (libc::SYS_mmap, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
         (libc::SYS_mprotect, vec![rule([without(2, bits(libc::PROT_EXEC))?])?]),
+        // What the standard library, in a build for debugging, asks before it closes anything.
+        (libc::SYS_fcntl, vec![rule([equal(1, libc::F_GETFD.unsigned_abs())?])?]),
+        // abort() sends a signal to this process.
+        (libc::SYS_tgkill, vec![rule([equal(0, std::process::id())?])?]),
+    ]))
+}
+
+/// Allowed to who reads the configuration anew, for some arguments.
+fn reloading_if() -> Result<Rules, BackendError> {
+    const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+    Ok(BTreeMap::from([
         // Files are opened to be read. Landlock says the same, where there is Landlock.
         (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_open, vec![rule([without(1, WRITING)?])?]),
         // What the C library asks of a descriptor before it lists a directory, and has it closed
-        // for programs; and what the standard library, in a build for debugging, asks before it
-        // closes a file.
+        // for programs.
         (
             libc::SYS_fcntl,
             vec![
-                rule([equal(1, libc::F_GETFD.unsigned_abs())?])?,
                 rule([equal(1, libc::F_GETFL.unsigned_abs())?])?,
                 rule([
                     equal(1, libc::F_SETFD.unsigned_abs())?,
@@ -242,10 +278,6 @@ fn allowed_if() -> Result<Rules, BackendError> {
                 ])?,
             ],
         ),
-        // abort() sends a signal to this process.
-        (libc::SYS_tgkill, vec![rule([equal(0, std::process::id())?])?]),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, vec![rule([without(1, WRITING)?])?]),
     ]))
 }
 
@@ -280,6 +312,7 @@ mod tests {
     const X86_64: u32 = 0xC000_003E;
     const I386: u32 = 0x4000_0003;
     const AARCH64: u32 = 0xC000_00B7;
+    const OWN: u32 = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
 
     /// What the kernel makes of a system call.
     #[derive(Debug, PartialEq, Eq)]
@@ -289,22 +322,17 @@ mod tests {
         Fatal,
     }
 
+    const EVERY: [Work; 3] = [Work::Serving, Work::Reloading, Work::Reporting];
+
     /// A call as this processor makes it.
-    fn verdict(call: c_long, arguments: &[u64]) -> Verdict {
-        let architecture = if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
-        verdict_for(architecture, call, arguments)
+    fn verdict(work: Work, call: c_long, arguments: &[u64]) -> Verdict {
+        verdict_for(work, OWN, call, arguments)
     }
 
-    fn verdict_for(architecture: u32, call: c_long, arguments: &[u64]) -> Verdict {
-        // struct seccomp_data of linux/seccomp.h.
-        let mut data = Vec::new();
-        data.extend(u32::try_from(call).unwrap().to_le_bytes());
-        data.extend(architecture.to_le_bytes());
-        data.extend(0_u64.to_le_bytes());
-        data.extend((0..6).flat_map(|n| arguments.get(n).copied().unwrap_or(0).to_le_bytes()));
-
+    fn verdict_for(work: Work, architecture: u32, call: c_long, arguments: &[u64]) -> Verdict {
         let own = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        let (action, by_number_alone) = run(&filter(own).unwrap(), &data);
+        let data = data_for(architecture, call, arguments);
+        let (action, by_number_alone) = run(&filter(own, &[work]).unwrap(), &data);
         match action {
             libc::SECCOMP_RET_KILL_PROCESS => Verdict::Fatal,
             libc::SECCOMP_RET_ALLOW => Verdict::Allowed { by_number_alone },
@@ -313,6 +341,16 @@ mod tests {
             }
             other => panic!("the filter returns {other:x?}"),
         }
+    }
+
+    /// What the kernel tells the filter of a call: `struct seccomp_data` of linux/seccomp.h.
+    fn data_for(architecture: u32, call: c_long, arguments: &[u64]) -> Vec<u8> {
+        let mut data = Vec::new();
+        data.extend(u32::try_from(call).unwrap().to_le_bytes());
+        data.extend(architecture.to_le_bytes());
+        data.extend(0_u64.to_le_bytes());
+        data.extend((0..6).flat_map(|n| arguments.get(n).copied().unwrap_or(0).to_le_bytes()));
+        data
     }
 
     /// The kernel's interpreter, as far as these programs need it: the returned action, and
@@ -346,13 +384,49 @@ mod tests {
         bits(flags)
     }
 
+    fn allowed(work: Work) -> BTreeSet<c_long> {
+        let (list, conditional) = match work {
+            Work::Serving => (SERVING, BTreeMap::from([(libc::SYS_sendto, vec![])])),
+            Work::Reloading => (RELOADING, reloading_if().unwrap()),
+            Work::Reporting => (&[][..], BTreeMap::new()),
+        };
+        let conditional = conditional.into_keys().chain(any_work_if().unwrap().into_keys());
+        ANY_WORK.iter().chain(list).copied().chain(conditional).collect()
+    }
+
     #[test]
     fn no_call_is_both_allowed_and_fatal() {
-        let conditional = allowed_if().unwrap().into_keys().chain([libc::SYS_sendto]);
-        let allowed: BTreeSet<_> = ALLOWED.iter().copied().chain(conditional).collect();
         let fatal: BTreeSet<_> = FATAL.iter().copied().collect();
-        assert_eq!(allowed.intersection(&fatal).count(), 0);
+        for work in EVERY {
+            assert_eq!(allowed(work).intersection(&fatal).count(), 0);
+        }
         assert_eq!(fatal.len(), FATAL.len(), "each is listed once");
+    }
+
+    #[test]
+    fn nobody_does_the_work_of_another() {
+        for (own, others) in EVERY.into_iter().flat_map(|own| EVERY.map(|other| (own, other))) {
+            for call in allowed(others).difference(&allowed(own)) {
+                assert_eq!(verdict(own, *call, &[]), Verdict::TurnedAway, "{own:?} makes {call}");
+            }
+        }
+        for call in [libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto] {
+            assert_eq!(verdict(Work::Reloading, call, &[]), Verdict::TurnedAway, "call {call}");
+        }
+        assert_eq!(verdict(Work::Serving, libc::SYS_openat, &[]), Verdict::TurnedAway);
+    }
+
+    #[test]
+    fn who_does_all_of_it_may_do_all_of_it() {
+        let own = std::env::consts::ARCH.try_into().unwrap();
+        let all = filter(own, &EVERY).unwrap();
+        for work in EVERY {
+            for call in allowed(work) {
+                let allows = |filter: &BpfProgram| run(filter, &data_for(OWN, call, &[])).0;
+                let alone = filter(own, &[work]).unwrap();
+                assert_eq!(allows(&all), allows(&alone), "call {call} of {work:?}");
+            }
+        }
     }
 
     #[test]
@@ -360,44 +434,50 @@ mod tests {
         // BPF_MAXINSNS of linux/bpf_common.h.
         const MOST_INSTRUCTIONS: usize = 4096;
         for architecture in [TargetArch::x86_64, TargetArch::aarch64] {
-            assert!(filter(architecture).unwrap().len() < MOST_INSTRUCTIONS);
+            for work in EVERY {
+                assert!(filter(architecture, &[work]).unwrap().len() < MOST_INSTRUCTIONS);
+            }
         }
     }
 
     /// Its arguments have to be looked at each time; the lists of other calls need not be.
     #[test]
     fn what_is_sent_is_judged_before_everything_else() {
-        let filter = filter(std::env::consts::ARCH.try_into().unwrap()).unwrap();
+        let own = std::env::consts::ARCH.try_into().unwrap();
+        let filter = filter(own, &[Work::Serving]).unwrap();
         let is_compared = |call: c_long| {
             let (jump, number) = (libc::BPF_JMP | libc::BPF_JEQ, u32::try_from(call).unwrap());
             filter.iter().position(|it| u32::from(it.code) == jump && it.k == number).unwrap()
         };
-        for call in ALLOWED.iter().chain(FATAL).filter(|call| **call > 1) {
+        for call in ANY_WORK.iter().chain(FATAL).filter(|call| **call > 1) {
             assert!(is_compared(libc::SYS_sendto) < is_compared(*call), "call {call}");
         }
     }
 
     #[test]
     fn what_only_an_intruder_does_is_fatal_whatever_the_arguments() {
-        for call in FATAL {
-            assert_eq!(verdict(*call, &[]), Verdict::Fatal, "call {call}");
-            assert_eq!(verdict(*call, &[u64::MAX; 6]), Verdict::Fatal, "call {call}");
+        for work in EVERY {
+            for call in FATAL {
+                assert_eq!(verdict(work, *call, &[]), Verdict::Fatal, "call {call}");
+                assert_eq!(verdict(work, *call, &[u64::MAX; 6]), Verdict::Fatal, "call {call}");
+            }
         }
     }
 
     /// The processor has other ways into the kernel, where each number means another call.
     #[test]
     fn calls_of_another_architecture_are_fatal() {
-        for architecture in [I386, AARCH64, X86_64] {
-            let is_own =
-                architecture == if cfg!(target_arch = "aarch64") { AARCH64 } else { X86_64 };
-            let is_fatal = verdict_for(architecture, libc::SYS_read, &[]) == Verdict::Fatal;
-            assert_eq!(is_fatal, !is_own, "architecture {architecture:#x}");
-        }
-        #[cfg(target_arch = "x86_64")]
-        {
-            const X32: c_long = 0x4000_0000;
-            assert_eq!(verdict(X32 | libc::SYS_read, &[]), Verdict::TurnedAway);
+        for work in EVERY {
+            for architecture in [I386, AARCH64, X86_64] {
+                let verdict = verdict_for(work, architecture, libc::SYS_read, &[]);
+                let is_fatal = verdict == Verdict::Fatal;
+                assert_eq!(is_fatal, architecture != OWN, "architecture {architecture:#x}");
+            }
+            #[cfg(target_arch = "x86_64")]
+            {
+                const X32: c_long = 0x4000_0000;
+                assert_eq!(verdict(work, X32 | libc::SYS_read, &[]), Verdict::TurnedAway);
+            }
         }
     }
 
@@ -417,26 +497,18 @@ mod tests {
             libc::SYS_unlinkat,
             4095,
         ] {
-            assert_eq!(verdict(call, &[]), Verdict::TurnedAway, "call {call}");
+            for work in EVERY {
+                assert_eq!(verdict(work, call, &[]), Verdict::TurnedAway, "call {call}");
+            }
         }
     }
 
     /// The kernel runs no filter for a call that is always allowed: it keeps a map of them.
     #[test]
     fn calls_of_each_connection_are_decided_by_their_number_alone() {
-        for call in [
-            libc::SYS_accept4,
-            libc::SYS_recvfrom,
-            libc::SYS_shutdown,
-            libc::SYS_close,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_epoll_wait,
-            libc::SYS_epoll_pwait,
-            libc::SYS_epoll_ctl,
-            libc::SYS_clock_gettime,
-        ] {
+        for call in SERVING.iter().chain(&[libc::SYS_close, libc::SYS_clock_gettime]) {
             let expected = Verdict::Allowed { by_number_alone: true };
-            assert_eq!(verdict(call, &[u64::MAX; 6]), expected, "call {call}");
+            assert_eq!(verdict(Work::Serving, *call, &[u64::MAX; 6]), expected, "call {call}");
         }
     }
 
@@ -446,28 +518,70 @@ mod tests {
         let read_write = flags(libc::PROT_READ | libc::PROT_WRITE);
         let read_execute = flags(libc::PROT_READ | libc::PROT_EXEC);
         let send = |flags: i32, address: u64| vec![3, 1, 1, bits(flags), address, 16];
-        for (call, harmless, harmful) in [
-            (libc::SYS_mmap, vec![0, 1, read_write], vec![0, 1, read_execute]),
-            (libc::SYS_mprotect, vec![0, 1, read_write], vec![0, 1, read_execute]),
-            (libc::SYS_openat, vec![0, 0, flags(libc::O_CLOEXEC)], vec![0, 0, flags(libc::O_RDWR)]),
-            (libc::SYS_openat, vec![0, 0, flags(libc::O_PATH)], vec![0, 0, flags(libc::O_CREAT)]),
-            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TMPFILE | libc::O_WRONLY)]),
-            (libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TRUNC)]),
-            (libc::SYS_tgkill, vec![pid, pid, 6], vec![1, 1, 6]),
-            (libc::SYS_sendto, send(0, 0), send(0, 1)),
-            (libc::SYS_sendto, send(libc::MSG_NOSIGNAL, 0), send(0, 1 << 32)),
-            (libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 0)),
-            (libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 1)),
-            (libc::SYS_sendto, send(0, 0), send(libc::MSG_MORE | libc::MSG_OOB, 0)),
-            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_SETOWN)]),
-            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFL)], vec![0, flags(libc::F_SETFL)]),
-            (libc::SYS_fcntl, vec![0, flags(libc::F_GETFD)], vec![0, flags(libc::F_DUPFD)]),
-            (libc::SYS_fcntl, vec![0, flags(libc::F_SETFD), 1], vec![0, flags(libc::F_SETFD), 0]),
+        let (serving, reloading) = (Work::Serving, Work::Reloading);
+        for (work, call, harmless, harmful) in [
+            (serving, libc::SYS_mmap, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (reloading, libc::SYS_mprotect, vec![0, 1, read_write], vec![0, 1, read_execute]),
+            (
+                reloading,
+                libc::SYS_openat,
+                vec![0, 0, flags(libc::O_CLOEXEC)],
+                vec![0, 0, flags(libc::O_RDWR)],
+            ),
+            (
+                reloading,
+                libc::SYS_openat,
+                vec![0, 0, flags(libc::O_PATH)],
+                vec![0, 0, flags(libc::O_CREAT)],
+            ),
+            (
+                reloading,
+                libc::SYS_openat,
+                vec![],
+                vec![0, 0, flags(libc::O_TMPFILE | libc::O_WRONLY)],
+            ),
+            (reloading, libc::SYS_openat, vec![], vec![0, 0, flags(libc::O_TRUNC)]),
+            (serving, libc::SYS_tgkill, vec![pid, pid, 6], vec![1, 1, 6]),
+            (serving, libc::SYS_sendto, send(0, 0), send(0, 1)),
+            (serving, libc::SYS_sendto, send(libc::MSG_NOSIGNAL, 0), send(0, 1 << 32)),
+            (serving, libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 0)),
+            (serving, libc::SYS_sendto, send(libc::MSG_MORE, 0), send(libc::MSG_FASTOPEN, 1)),
+            (serving, libc::SYS_sendto, send(0, 0), send(libc::MSG_MORE | libc::MSG_OOB, 0)),
+            (
+                reloading,
+                libc::SYS_fcntl,
+                vec![0, flags(libc::F_GETFD)],
+                vec![0, flags(libc::F_SETOWN)],
+            ),
+            (
+                reloading,
+                libc::SYS_fcntl,
+                vec![0, flags(libc::F_GETFL)],
+                vec![0, flags(libc::F_SETFL)],
+            ),
+            (
+                serving,
+                libc::SYS_fcntl,
+                vec![0, flags(libc::F_GETFD)],
+                vec![0, flags(libc::F_GETFL)],
+            ),
+            (
+                reloading,
+                libc::SYS_fcntl,
+                vec![0, flags(libc::F_GETFD)],
+                vec![0, flags(libc::F_DUPFD)],
+            ),
+            (
+                reloading,
+                libc::SYS_fcntl,
+                vec![0, flags(libc::F_SETFD), 1],
+                vec![0, flags(libc::F_SETFD), 0],
+            ),
         ] {
             let allowed = Verdict::Allowed { by_number_alone: false };
-            assert_eq!(verdict(call, &harmless), allowed, "call {call} with {harmless:x?}");
+            assert_eq!(verdict(work, call, &harmless), allowed, "call {call} with {harmless:x?}");
             let turned_away = Verdict::TurnedAway;
-            assert_eq!(verdict(call, &harmful), turned_away, "call {call} with {harmful:x?}");
+            assert_eq!(verdict(work, call, &harmful), turned_away, "call {call} with {harmful:x?}");
         }
     }
 }

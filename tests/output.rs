@@ -5,6 +5,8 @@
 mod support;
 
 use std::fs::{self, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -69,9 +71,10 @@ fn a_reader_that_has_gone_away_is_no_failure_of_any_command() {
     let directory = host();
     for (arguments, _) in PRINTING {
         let undisturbed = command(&directory, arguments).output().unwrap();
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = UnixStream::pair().unwrap();
         drop(reader);
-        let output = command(&directory, arguments).stdout(writer).output().unwrap();
+        let stdout = OwnedFd::from(writer);
+        let output = command(&directory, arguments).stdout(stdout).output().unwrap();
         assert_eq!(output.status.code(), undisturbed.status.code(), "{arguments:?}");
         assert_eq!(output.stderr, undisturbed.stderr, "{arguments:?}");
     }

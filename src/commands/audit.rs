@@ -58,7 +58,12 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     } else {
         let rows = rows(&audit, &configuration);
         let differences = audit.differences();
-        output.print(Text { rows: &rows, differences, left_out, terminal: Terminal::of_stdout() });
+        output.print(AuditInWords {
+            rows: &rows,
+            differences,
+            left_out,
+            terminal: Terminal::of_stdout(),
+        });
     }
     output.finish(match (audit.differences(), left_out) {
         (0, 0) => Exit::Success,
@@ -114,14 +119,14 @@ struct Row {
 }
 
 /// The answer as lines.
-struct Text<'a> {
+struct AuditInWords<'a> {
     rows: &'a [Row],
     differences: usize,
     left_out: usize,
     terminal: Terminal,
 }
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for AuditInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(["ABOUT", "PORTS", "STATE", "LISTENING", "NOTE"]);
         for Row { about, ports, state, tone, listeners, note } in self.rows {

@@ -42,7 +42,11 @@ pub fn run(config: &Path, json: bool) -> Exit {
     if json {
         output.print_json(&difference.to_json(address));
     } else {
-        output.print(Text { difference: &difference, address, terminal: Terminal::of_stdout() });
+        output.print(DifferenceInWords {
+            difference: &difference,
+            address,
+            terminal: Terminal::of_stdout(),
+        });
     }
     output.finish(if difference.is_none() { Exit::Success } else { Exit::Negative })
 }
@@ -168,13 +172,13 @@ fn joined(ports: &PortSet) -> Vec<(u16, u16)> {
     joined
 }
 
-struct Text<'a> {
+struct DifferenceInWords<'a> {
     difference: &'a Difference<'a>,
     address: SocketAddr,
     terminal: Terminal,
 }
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for DifferenceInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { difference, address, terminal } = self;
         if difference.is_none() {

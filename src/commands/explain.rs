@@ -44,7 +44,7 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
         output.print_json(&explanation.to_json());
     } else {
         let remedy = explanation.remedy(settings, config, &connection);
-        let text = Text {
+        let text = ExplanationInWords {
             explanation: &explanation,
             connection: &connection,
             remedy: &remedy,
@@ -373,7 +373,7 @@ struct NearRuleJson {
 }
 
 /// The answer as a person reads it.
-struct Text<'a> {
+struct ExplanationInWords<'a> {
     explanation: &'a Explanation<'a>,
     connection: &'a Connection<'a>,
     remedy: &'a Remedy,
@@ -381,7 +381,7 @@ struct Text<'a> {
     terminal: Terminal,
 }
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for ExplanationInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connection { origin, port, .. } = self.connection;
         match self.explanation {

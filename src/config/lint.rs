@@ -4,12 +4,8 @@ use std::net::SocketAddr;
 
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
-use crate::document::Document;
+use crate::document::{Document, ONE_SEGMENT};
 use crate::policy::{Coverage, Domain, FIRST_HIGH_PORT, MetaPolicy, Policy, Rule};
-
-/// What fits in one TCP segment on an ordinary path: an MTU of 1500 less the headers of IPv6 and
-/// of TCP with time stamps.
-const ONE_SEGMENT: usize = 1428;
 
 /// What Linux sends before it waits for an acknowledgement: ten segments.
 const ONE_ROUND_TRIP: usize = 14 * 1024;

@@ -12,6 +12,10 @@ use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 /// The system identifier of Adobe's DTD, which every document names.
 pub const DTD: &str = "/xml/dtds/cross-domain-policy.dtd";
 
+/// What fits into one segment on an ordinary path: an MTU of 1500, less the headers of IPv6 and
+/// TCP with its timestamps.
+pub const ONE_SEGMENT: usize = 1428;
+
 const ROOT: &str = "cross-domain-policy";
 const SITE_CONTROL: &str = "site-control";
 const ALLOW_ACCESS: &str = "allow-access-from";

@@ -3,15 +3,11 @@
 
 use std::fmt;
 
-use crate::document::{self, FlawKind};
+use crate::document::{self, FlawKind, ONE_SEGMENT};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy};
 use crate::printable::{Escaped, EscapedBytes};
 use crate::probe::Ask;
 use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
-
-/// What fits into one segment on an ordinary path: an MTU of 1500, less the headers of IPv6 and
-/// TCP with its timestamps.
-pub const ONE_SEGMENT: usize = 1428;
 
 /// How much of an answer that is no policy is quoted.
 const QUOTED: usize = 40;

@@ -19,7 +19,7 @@ use masterpolicyd::policy::{MASTER_PORT, MetaPolicy, Origin, Policy, Rule, Verdi
 use masterpolicyd::probe::finding::{Finding, Gravity, PLAYERS, Reception};
 use masterpolicyd::probe::fleet;
 use masterpolicyd::probe::player::ANSWER_LIMIT;
-use masterpolicyd::probe::{Conclusion, Question, Target};
+use masterpolicyd::probe::{Ask, Conclusion, Question, Target};
 use serde_json::Value;
 
 use support::network::in_own_network;
@@ -850,8 +850,8 @@ fn every_step_is_told_in_words_with_its_remedy() {
              remedy: {}
 refused: no policy came that a player would take (a player says Error #2048)
 ",
-        Finding::Closed.remedy(masterpolicyd::probe::Ask::Master),
-        Finding::Refused.remedy(masterpolicyd::probe::Ask::Destination),
+        Finding::Closed.remedy(Ask::Master),
+        Finding::Refused.remedy(Ask::Destination),
     );
     assert_eq!(text, expected);
 }
@@ -925,6 +925,17 @@ fn a_terminal_of_40_columns_gets_no_longer_line() {
     let drawn = shown.split(['\r', '\n']).map(|line| line.trim_start_matches("\x1b[K"));
     let longest = drawn.map(|line| line.chars().count()).max().unwrap();
     assert!(longest <= 40, "{longest} columns: {shown:?}");
+
+    let master = Server::start(close);
+    let command = format!(
+        "stty rows 24 cols 40; '{program}' probe 127.0.0.1 5000 --policy-port {}",
+        master.port()
+    );
+    let shown = on_a_terminal(&command, &[("NO_COLOR", "1")]);
+    let told = shown.lines().filter(|line| line.starts_with("             "));
+    let words = told.clone().map(str::trim).collect::<Vec<_>>().join(" ");
+    assert!(words.contains(Finding::Closed.remedy(Ask::Master)), "{shown:?}");
+    assert!(told.clone().all(|line| line.trim_end().len() <= 40), "{shown:?}");
 }
 
 #[test]
@@ -1220,4 +1231,9 @@ fn the_daemon_itself_leaves_nothing_to_be_found() {
         assert_eq!(probe(843, 5020, &game).verdict(), ("refused", "no-rule", 1));
         assert_eq!(probe(843, 5000, &["--origin", "a.test"]).code, 1);
     });
+    // What it serves from another port has no site-control that a player could refuse.
+    let daemon = Setup::new().start();
+    let probed = probe(daemon.address().port(), 5015, &[]);
+    assert_eq!(probed.codes("master"), [""; 0], "{:#}", probed.json);
+    assert_eq!(probed.json["refused-by"], serde_json::json!([]));
 }

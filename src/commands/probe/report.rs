@@ -7,17 +7,21 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::commands::rule_json::RuleJson;
-use crate::commands::table::{Cell, Table};
+use crate::commands::table::{Cell, Table, wrap};
 use crate::commands::terminal::{Terminal, Tone};
+use crate::document::ONE_SEGMENT;
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::printable::Escaped;
-use crate::probe::finding::{Counted, Finding, Gravity, ONE_SEGMENT};
+use crate::probe::finding::{Counted, Finding, Gravity};
 use crate::probe::resolver::Resolution;
 use crate::probe::{Ask, Conclusion, Question, Refusal, Report, Step, Target};
 
 /// How many near misses, and how many domains, people are shown; the JSON has all of them.
 const SHOWN: usize = 5;
+
+/// What a line begins with that belongs to a step.
+const BELOW: &str = "             ";
 
 /// The tone of an outcome's word.
 fn tone(outcome: Conclusion) -> Tone {
@@ -103,9 +107,27 @@ impl Wording<'_> {
             Gravity::Warning => Tone::Doubtful,
             Gravity::Note => Tone::Faint,
         };
-        let severity = self.terminal.paint(tone, finding.gravity().as_str());
-        let remedy = finding.remedy(ask);
-        format!("             {severity}: {finding}\n             remedy: {remedy}\n")
+        let gravity = finding.gravity().as_str();
+        let mut text = String::new();
+        for line in self.below(&format!("{gravity}: {finding}")) {
+            let painted = match line.strip_prefix(gravity) {
+                Some(rest) => format!("{}{rest}", self.terminal.paint(tone, gravity)),
+                None => line,
+            };
+            _ = writeln!(text, "{BELOW}{painted}");
+        }
+        for line in self.below(&format!("remedy: {}", finding.remedy(ask))) {
+            _ = writeln!(text, "{BELOW}{line}");
+        }
+        text
+    }
+
+    /// `text` in lines that fit below a step, where the width of the terminal is known.
+    fn below(&self, text: &str) -> Vec<String> {
+        match self.terminal.width {
+            Some(width) => wrap(text, width.saturating_sub(BELOW.len())),
+            None => vec![text.to_owned()],
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use nix::unistd::{Pid, mkfifo};
 
 use support::daemon::Stderr;
 use support::process::Status;
-use support::{Daemon, SOON, Setup, skip};
+use support::{Daemon, SOON, Setup, figure, skip};
 
 type Registers = libc::user_regs_struct;
 type Arguments = [u64; 6];
@@ -464,12 +464,13 @@ fn conditional(process: Pid) -> Vec<Conditional> {
 }
 
 /// Every number with arguments that mean nothing, each in a copy of its own where it may end it.
-fn try_every_number(threshold: &Threshold, lists: &Lists) -> Vec<String> {
+fn try_every_number(threshold: &Threshold, lists: &Lists) -> (usize, Vec<String>) {
     let numbers = numbers();
     let conditional: BTreeSet<u64> =
         lists.conditional.iter().map(|name| numbers[name.as_str()]).collect();
-    let mut wrong = Vec::new();
+    let (mut tried, mut wrong) = (0, Vec::new());
     let mut judge = |number: u64, arguments: Arguments, outcome: Outcome, expected: Verdict| {
+        tried += 1;
         if outcome.verdict() != expected {
             let name = numbers.iter().find(|(_, listed)| **listed == number & !X32);
             let name = name.map_or("(in no list)", |(name, _)| name);
@@ -506,7 +507,7 @@ fn try_every_number(threshold: &Threshold, lists: &Lists) -> Vec<String> {
             }
         }
     }
-    wrong
+    (tried, wrong)
 }
 
 #[test]
@@ -518,8 +519,9 @@ fn each_system_call_number_ends_as_security_md_says() {
     let listed = lists.allowed.len() + lists.conditional.len() + lists.fatal.len();
     assert_eq!(named.len(), listed, "each number of this test is in one list of SECURITY.md");
     assert_eq!(Status::of(threshold.copy().pid).field("Seccomp_filters"), "1");
-    let wrong = try_every_number(&threshold, &lists);
+    let (tried, wrong) = try_every_number(&threshold, &lists);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    figure(test, "tried", tried, "calls");
 }
 
 #[test]
@@ -561,6 +563,7 @@ fn every_call_of_a_32_bit_program_ends_the_process() {
         let outcome = copy.inject(number, [0; 6]);
         assert_eq!(outcome.verdict(), Verdict::TheEnd, "{number}: {outcome:?}");
     }
+    figure(test, "tried", NUMBERS, "calls");
 }
 
 /// The descriptors of a process, with what the kernel calls them.

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use support::daemon::{RULES, Stderr, document};
 use support::process::{Status, strace};
-use support::{Daemon, Directory, SOON, Setup, find_program, is_root, skip};
+use support::{Daemon, Directory, SOON, Setup, figure, find_program, is_root, skip};
 
 /// A shell that runs `script` and then becomes the daemon by `exec "$@"`; `$0` is `argument`.
 fn shell(script: &str, argument: &Path) -> [OsString; 4] {
@@ -113,7 +113,8 @@ fn sighup_during_the_start_makes_a_reload_after_it() {
 fn no_other_signal_ends_it() {
     const MEANT: [i32; 16] = [2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 18, 19, 20, 31, 32, 33];
     let mut daemon = Setup::new().start();
-    for number in (1..=64).filter(|number| !MEANT.contains(number)) {
+    let others: Vec<i32> = (1..=64).filter(|number| !MEANT.contains(number)).collect();
+    for number in &others {
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{number} {}", daemon.pid)])
             .status()
@@ -122,6 +123,7 @@ fn no_other_signal_ends_it() {
         assert_eq!(daemon.ask(), document(RULES), "after signal {number}");
     }
     assert_eq!(daemon.terminate().code(), Some(0));
+    figure("no_other_signal_ends_it", "sent", others.len(), "signals");
 }
 
 /// The signal comes from the daemon's own write.

@@ -4,6 +4,7 @@
 //! targets and benchmarks reach it.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod audit;
 pub mod cli;
 pub mod commands;

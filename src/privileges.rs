@@ -6,6 +6,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
@@ -13,6 +17,8 @@ use log::Level;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, ResGid, ResUid, Uid, User};
+
+use crate::account::{self, Account, AccountError};
 
 /// Whom the daemon runs as once it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,20 @@ pub struct Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (uid {}, gid {})", self.user, self.uid, self.gid)
+    }
+}
+
+impl From<&Account> for Identity {
+    fn from(Account { user, uid, gid, .. }: &Account) -> Self {
+        Self { user: user.clone(), uid: Uid::from_raw(*uid), gid: Gid::from_raw(*gid) }
+    }
+}
+
+impl From<&Identity> for Account {
+    /// Without the groups of the user database.
+    fn from(Identity { user, uid, gid }: &Identity) -> Self {
+        let gid = gid.as_raw();
+        Self { user: user.clone(), uid: uid.as_raw(), gid, groups: vec![gid] }
     }
 }
 
@@ -60,38 +80,23 @@ impl fmt::Display for Ignored {
     }
 }
 
-/// Why the user or the group to become is not known.
+/// Why nobody is known to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserError {
     /// Started as root, and the configuration names nobody to become.
     Missing,
-    /// No such user.
-    UnknownUser(String),
-    /// No such group.
-    UnknownGroup(String),
-    /// The user is root by another name or by its own.
-    RootUser(String),
-    /// The group is root's; `None` where it is the primary group of the user.
-    RootGroup {
-        /// The group as configured.
-        group: Option<String>,
-        /// The user it would be the group of.
-        user: String,
-    },
-    /// The user database could not be asked.
-    Lookup {
-        /// What was looked up.
-        name: String,
-        /// The system's reason.
-        reason: Errno,
-    },
+    /// The account that it names cannot be become.
+    Account(AccountError),
 }
 
 impl UserError {
     /// Whether the configuration is to blame. A user database that does not answer may do so soon.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        !matches!(self, Self::Lookup { .. })
+        match self {
+            Self::Missing => true,
+            Self::Account(error) => error.is_configuration(),
+        }
     }
 }
 
@@ -102,29 +107,7 @@ impl fmt::Display for UserError {
                 "cannot serve as root: set user to an unprivileged one, such as \
                  user = \"_masterpolicyd\"",
             ),
-            Self::UnknownUser(name) => write!(
-                f,
-                "unknown user {name:?}: create it (useradd --system --no-create-home \
-                 --shell /usr/sbin/nologin NAME) or set user to one that exists"
-            ),
-            Self::UnknownGroup(name) => write!(
-                f,
-                "unknown group {name:?}: create it (groupadd --system NAME) or leave group out \
-                 to use the user's primary group"
-            ),
-            Self::RootUser(name) => {
-                write!(f, "cannot serve as user {name:?}: it is root; name an unprivileged user")
-            }
-            Self::RootGroup { group: Some(group), .. } => {
-                write!(f, "cannot serve with group {group:?}: it is root's; name another")
-            }
-            Self::RootGroup { group: None, user } => write!(
-                f,
-                "cannot serve as user {user:?}: its primary group is root's; set group to another"
-            ),
-            Self::Lookup { name, reason } => {
-                write!(f, "cannot look up {name:?}: {}", system(*reason))
-            }
+            Self::Account(error) => error.fmt(f),
         }
     }
 }
@@ -152,24 +135,9 @@ pub fn started_as_root() -> bool {
 }
 
 fn resolve_for_root(user: Option<&str>, group: Option<&str>) -> Result<Identity, UserError> {
-    let name = user.ok_or(UserError::Missing)?;
-    let user = find_user(name)?.ok_or_else(|| UserError::UnknownUser(name.to_owned()))?;
-    if user.uid.is_root() {
-        return Err(UserError::RootUser(name.to_owned()));
-    }
-    let gid = match group {
-        None => user.gid,
-        Some(group) => {
-            find_group(group)?.ok_or_else(|| UserError::UnknownGroup(group.to_owned()))?.gid
-        }
-    };
-    if gid.as_raw() == 0 {
-        return Err(UserError::RootGroup {
-            group: group.map(str::to_owned),
-            user: name.to_owned(),
-        });
-    }
-    Ok(Identity { user: user.name, uid: user.uid, gid })
+    let user = user.ok_or(UserError::Missing)?;
+    let account = account::find(user, group).map_err(UserError::Account)?;
+    Ok(Identity::from(&account))
 }
 
 fn resolve_in_place(user: Option<&str>, group: Option<&str>) -> Resolved {
@@ -189,12 +157,31 @@ fn resolve_in_place(user: Option<&str>, group: Option<&str>) -> Resolved {
     Resolved { identity, ignored }
 }
 
-fn find_user(name: &str) -> Result<Option<User>, UserError> {
-    User::from_name(name).map_err(|reason| UserError::Lookup { name: name.to_owned(), reason })
-}
-
-fn find_group(name: &str) -> Result<Option<Group>, UserError> {
-    Group::from_name(name).map_err(|reason| UserError::Lookup { name: name.to_owned(), reason })
+/// Whether `account` could open `path` to read it with these supplementary groups. `None` where
+/// this process, for want of root's privileges, cannot find out.
+///
+/// Legal while the process has a single thread, whose groups are others' for the moment.
+pub fn can_read(account: &Account, groups: &[u32], path: &Path) -> Option<bool> {
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    let own_groups = unistd::getgroups().ok()?;
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+    unistd::setgroups(&groups).ok()?;
+    // Without root's, this id has no right to pass over the modes either.
+    let gid = unistd::setfsgid(Gid::from_raw(account.gid));
+    let uid = unistd::setfsuid(Uid::from_raw(account.uid));
+    let opened =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    unistd::setfsuid(uid);
+    unistd::setfsgid(gid);
+    // What fails here leaves less than there was.
+    let _ = unistd::setgroups(&own_groups);
+    match opened {
+        Ok(_) => Some(true),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// What could not be given up, though nothing went wrong; for the caller to log.
@@ -495,32 +482,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_is_refused_by_every_name() {
+    fn root_has_to_know_whom_to_become() {
         assert_eq!(resolve_for_root(None, None), Err(UserError::Missing));
-        assert_eq!(resolve_for_root(Some("root"), None), Err(UserError::RootUser("root".into())));
-        assert_eq!(
-            resolve_for_root(Some("nobody"), Some("root")),
-            Err(UserError::RootGroup { group: Some("root".into()), user: "nobody".into() })
-        );
-    }
-
-    #[test]
-    fn names_that_do_not_exist_are_told_apart() {
-        assert_eq!(
-            resolve_for_root(Some("no such user"), None),
-            Err(UserError::UnknownUser("no such user".into()))
-        );
-        assert_eq!(
-            resolve_for_root(Some("nobody"), Some("no such group")),
-            Err(UserError::UnknownGroup("no such group".into()))
-        );
-    }
-
-    #[test]
-    fn the_group_defaults_to_the_users_primary_one() {
-        let nobody = User::from_name("nobody").unwrap().expect("every system has nobody");
-        let identity = resolve_for_root(Some("nobody"), None).unwrap();
-        assert_eq!((identity.uid, identity.gid), (nobody.uid, nobody.gid));
+        let root = UserError::Account(AccountError::RootUser("root".into()));
+        assert_eq!(resolve_for_root(Some("root"), None), Err(root));
     }
 
     #[test]

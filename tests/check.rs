@@ -5,8 +5,9 @@
 mod scratch;
 
 use std::fs;
+use std::io::Write;
 
-use scratch::{Scratch, configurations, text};
+use scratch::{Scratch, configurations, set_mode, text};
 
 /// Every folder of a kind is tried before any failure is told of.
 fn check_all(kind: &str, exit_code: i32) {
@@ -187,4 +188,76 @@ fn a_terminal_is_shown_colours_and_a_file_none() {
     };
     let red = format!("\u{1b}[1m\u{1b}[31m{}:2:10\u{1b}[0m: ", broken.display());
     assert!(text(&shown.stdout).contains(&red), "{shown:?}");
+}
+
+/// A configuration that becomes nobody, with a drop-in; nothing if this test is not root's.
+fn becoming_nobody(test: &str) -> Option<Scratch> {
+    if !nix::unistd::geteuid().is_root() {
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped {test}: not root, so nothing is read as another user").unwrap();
+        return None;
+    }
+    let scratch = Scratch::new();
+    scratch.file("masterpolicyd.toml", "user = \"nobody\"\npolicy-dirs = [\"policy.d\"]\n");
+    scratch.directory("policy.d");
+    scratch.file("policy.d/game.toml", "# a rule will come\n");
+    Some(scratch)
+}
+
+#[test]
+fn a_drop_in_that_the_service_user_cannot_read_fails_before_the_next_start_does() {
+    let test = "a_drop_in_that_the_service_user_cannot_read_fails_before_the_next_start_does";
+    let Some(scratch) = becoming_nobody(test) else { return };
+    assert_eq!(scratch.run(&["check"]).status.code(), Some(0));
+    for mode in [0o600, 0o640] {
+        set_mode(&scratch.join("policy.d/game.toml"), mode);
+        let output = scratch.run(&["check"]);
+        assert_eq!(output.status.code(), Some(1), "mode {mode:o}");
+        assert_eq!(
+            text(&output.stdout),
+            "policy.d/game.toml:1:1: the daemon runs as nobody (uid 65534), who cannot read this \
+             file: the service would not start; chmod o+r policy.d/game.toml\n\
+             1 error, no warnings\n"
+        );
+    }
+}
+
+#[test]
+fn an_access_control_list_that_lets_the_service_user_read_is_heeded() {
+    let test = "an_access_control_list_that_lets_the_service_user_read_is_heeded";
+    let Some(scratch) = becoming_nobody(test) else { return };
+    let path = scratch.join("policy.d/game.toml");
+    set_mode(&path, 0o640);
+    let set = std::process::Command::new("setfacl").args(["-m", "u:nobody:r"]).arg(&path).output();
+    if !set.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped {test}: no setfacl, or a file system without access control lists");
+        return;
+    }
+    let output = scratch.run(&["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_group_that_does_not_exist_fails_before_the_next_start_does() {
+    let test = "a_group_that_does_not_exist_fails_before_the_next_start_does";
+    let Some(scratch) = becoming_nobody(test) else { return };
+    for (group, told) in [
+        (
+            "no-such",
+            "there is no group \"no-such\"; create it with: groupadd --system no-such, or leave \
+             group out to use the primary group of user",
+        ),
+        (
+            "root",
+            "the group \"root\" is refused, since it is root's; leave group out to use the primary \
+             group of user, or name another",
+        ),
+    ] {
+        let main_file = format!("user = \"nobody\"\ngroup = \"{group}\"\npolicy-dirs = []\n");
+        scratch.file("masterpolicyd.toml", main_file);
+        let output = scratch.run(&["check"]);
+        assert_eq!(output.status.code(), Some(1), "{group}");
+        let line = format!("masterpolicyd.toml:2:9: {told}");
+        assert_eq!(text(&output.stdout).lines().next(), Some(line.as_str()));
+    }
 }

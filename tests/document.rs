@@ -101,9 +101,10 @@ proptest! {
             masked: Vec::new(),
             skipped: Vec::new(),
             trusted: Trusted { starting_uid: 0, service_uid: None },
+            account: None,
         };
         let path = scratch.file("masterpolicyd.toml", configuration.to_toml());
-        let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
+        let trust = Trust { find: &|_, _| Ok(None), ..Trust::of_this_process() };
         let loaded = config::load(&path, &trust).unwrap();
         prop_assert_eq!(loaded.policy, configuration.policy);
         prop_assert_eq!(loaded.settings, configuration.settings);

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use masterpolicyd::account::{self, Account, AccountError};
 use masterpolicyd::config::{self, Configuration, Problems, Trust};
 use masterpolicyd::policy::MetaPolicy;
 use nix::errno::Errno;
@@ -20,9 +21,19 @@ use scratch::{Scratch, set_mode};
 
 const STRANGER: u32 = 12_345;
 
-/// Loads the main file as whoever runs the test, for a service user of uid 54321.
+/// A user database that knows one user, whoever is asked for.
+fn account(uid: u32) -> Account {
+    Account { user: "games".to_owned(), uid, gid: uid, groups: vec![uid] }
+}
+
+/// Trusts whoever runs the test, for a service user of uid 54321.
+fn trust() -> Trust<'static> {
+    Trust { find: &|_, _| Ok(Some(account(54_321))), ..Trust::of_this_process() }
+}
+
+/// Loads the main file so.
 fn load(scratch: &Scratch) -> Result<Configuration, Problems> {
-    let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
+    let trust = trust();
     config::load(&scratch.join("masterpolicyd.toml"), &trust)
 }
 
@@ -171,13 +182,22 @@ fn a_file_of_a_stranger_is_refused() {
     } else {
         (own.starting_uid + 1, own.starting_uid)
     };
-    let trust = Trust { starting_uid, lookup: &|_| Ok(Some(54_321)) };
+    let trust = Trust { starting_uid, ..trust() };
     let problems =
         config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err().to_string();
+    let named = |uid| match account::name_of(uid) {
+        Some(name) => format!("{name} (uid {uid})"),
+        None => format!("uid {uid}"),
+    };
+    let who = if starting_uid == 0 {
+        "who is not root".to_owned()
+    } else {
+        format!("who is neither root nor {}, who starts masterpolicyd", named(starting_uid))
+    };
     let told = format!(
-        "{0}:1:1: this file belongs to uid {owner}, who is neither root nor the user that \
-         masterpolicyd is started as (uid {starting_uid}); chown root {0}",
-        path.display()
+        "{0}:1:1: this file belongs to {1}, {who}; chown root {0}",
+        path.display(),
+        named(owner)
     );
     assert!(problems.lines().any(|line| line == told), "{problems}");
 }
@@ -191,9 +211,11 @@ fn what_the_service_user_owns_is_refused() {
         }
     }
     let uid = scratch.join("masterpolicyd.toml").metadata().unwrap().uid();
-    let trust = Trust { starting_uid: 0, lookup: &|_| Ok(Some(uid)) };
+    let find = |_: &str, _: Option<&str>| Ok(Some(account(uid)));
+    let trust = Trust { starting_uid: 0, find: &find, ..trust() };
     let problems = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err();
-    let told = format!("belongs to the user that the daemon runs as (uid {uid})");
+    let told = format!("(uid {uid}), whom the daemon runs as and who must not be able to write");
+    let told = if account::name_of(uid).is_some() { told } else { told.replace(['(', ')'], "") };
     for path in ["policy.d", "policy.d/game.toml", "masterpolicyd.toml"] {
         let is_told = |path: &Path| {
             problems
@@ -208,29 +230,34 @@ fn what_the_service_user_owns_is_refused() {
 fn a_user_that_is_unknown_or_root_by_another_name_stands_at_its_place() {
     let scratch = sound();
     let path = scratch.join("masterpolicyd.toml");
-    let told = |lookup: &dyn Fn(&str) -> Result<Option<u32>, Errno>| {
-        let problems = config::load(&path, &Trust { starting_uid: 0, lookup }).unwrap_err();
+    let told = |error: AccountError| {
+        let find = |_: &str, _: Option<&str>| Err(error.clone());
+        let trust = Trust { starting_uid: 0, find: &find, ..trust() };
+        let problems = config::load(&path, &trust).unwrap_err();
         let about_user = problems.errors().find(|problem| problem.place.column == 8).unwrap();
         assert_eq!(about_user.place.line, 1);
         about_user.message.clone()
     };
     assert_eq!(
-        told(&|_| Ok(None)),
-        "there is no user \"games\"; create it with: useradd --system --user-group games"
+        told(AccountError::UnknownUser("games".to_owned())),
+        "there is no user \"games\"; create it with: useradd --system --user-group \
+         --no-create-home --shell /usr/sbin/nologin games"
     );
     assert!(
-        told(&|_| Ok(Some(0))).starts_with("\"games\" is root by another name; root is refused")
+        told(AccountError::RootUser("games".to_owned()))
+            .starts_with("the user \"games\" is refused, since it is root")
     );
 }
 
 #[test]
 fn a_user_database_that_does_not_answer_is_no_fault_of_the_configuration() {
     let scratch = sound();
-    let trust = Trust { lookup: &|_| Err(Errno::EIO), ..Trust::of_this_process() };
+    let find = |_: &str, _: Option<&str>| Err(AccountError::Lookup("games".to_owned(), Errno::EIO));
+    let trust = Trust { find: &find, ..trust() };
     let configuration = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap();
     assert_eq!(
         warnings(&configuration),
-        ["cannot look up the user \"games\": Input/output error (os error 5)"]
+        ["cannot look up \"games\": Input/output error (os error 5)"]
     );
 }
 
@@ -238,35 +265,78 @@ fn a_user_database_that_does_not_answer_is_no_fault_of_the_configuration() {
 fn who_is_not_root_is_only_warned_of_a_user_that_is_unknown() {
     let scratch = sound();
     let uid = scratch.path().metadata().unwrap().uid().max(1);
-    let trust = Trust { starting_uid: uid, lookup: &|_| Ok(None) };
+    let find = |_: &str, _: Option<&str>| Err(AccountError::UnknownUser("games".to_owned()));
+    let trust = Trust { starting_uid: uid, find: &find, ..trust() };
     let configuration = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap();
     let [warning] = warnings(&configuration)[..] else { panic!("{:?}", configuration.warnings) };
     assert!(warning.starts_with("there is no user \"games\""), "{warning}");
 }
 
 #[test]
-fn a_file_that_a_reload_could_not_read_is_warned_of() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped a_file_that_a_reload_could_not_read_is_warned_of: not root");
+fn a_file_that_the_service_user_cannot_read_is_an_error_for_whoever_is_to_serve() {
+    if !can_give_away(
+        "a_file_that_the_service_user_cannot_read_is_an_error_for_whoever_is_to_serve",
+    ) {
         return;
     }
+    // The modes tell here; what the kernel says of a real account is a test of check.
     let told = |scratch: &Scratch| {
-        let configuration = load(scratch).unwrap();
-        let told = warnings(&configuration).join("\n");
+        let problems = config::load_to_serve(&scratch.join("masterpolicyd.toml"), &trust());
+        let told = problems.map_or_else(|problems| problems.to_string(), |_| String::new());
         told.replace(&format!("{}/", scratch.path().display()), "")
     };
-    let reload = "the user that the daemon runs as (uid 54321) cannot read this file, so a reload \
-                  will fail; chmod";
+    let user = "the daemon runs as uid 54321, who cannot";
     let scratch = sound();
+    assert_eq!(told(&scratch), "");
     set_mode(&scratch.join("policy.d/game.toml"), 0o600);
-    assert_eq!(told(&scratch), format!("{reload} o+r policy.d/game.toml"));
+    let start = ": the service would not start; chmod";
+    let game = "policy.d/game.toml:1:1:";
+    assert_eq!(
+        told(&scratch),
+        format!("{game} {user} read this file{start} o+r policy.d/game.toml")
+    );
+    assert_eq!(
+        warnings(&load(&scratch).unwrap()),
+        [format!(
+            "{user} read this file: a reload would fail; chmod o+r {}",
+            scratch.join("policy.d/game.toml").display()
+        )]
+    );
+    set_mode(&scratch.join("policy.d/game.toml"), 0o644);
     set_mode(&scratch.join("policy.d"), 0o700);
-    assert_eq!(told(&scratch), format!("{reload} o+x policy.d"));
-    // The service user may well be in the file's group; that is not known.
+    assert_eq!(
+        told(&scratch),
+        format!(
+            "policy.d:1:1: {user} list this directory{start} o+rx policy.d\n\
+             {game} {user} read this file{start} o+x policy.d"
+        )
+    );
+    // In its own group, and in no other.
     let scratch = sound();
     set_mode(&scratch.join("policy.d/game.toml"), 0o640);
+    assert!(told(&scratch).contains("read this file"));
     chown(scratch.join("policy.d/game.toml"), None, Some(54_321)).unwrap();
     assert_eq!(told(&scratch), "");
+}
+
+#[test]
+fn a_closed_directory_that_is_not_the_configurations_is_not_to_be_opened() {
+    let test = "a_closed_directory_that_is_not_the_configurations_is_not_to_be_opened";
+    if !can_give_away(test) {
+        return;
+    }
+    let scratch = sound();
+    scratch.directory("secret");
+    scratch.file("secret/game.toml", "# a rule will come\n");
+    symlink("../secret/game.toml", scratch.join("policy.d/linked.toml")).unwrap();
+    scratch.directory("secret/deep");
+    scratch.file("secret/deep/game.toml", "# a rule will come\n");
+    symlink("../secret/deep/game.toml", scratch.join("policy.d/deep.toml")).unwrap();
+    set_mode(&scratch.join("secret"), 0o700);
+    let told = config::load_to_serve(&scratch.join("masterpolicyd.toml"), &trust()).unwrap_err();
+    let told = told.to_string();
+    assert!(!told.contains("chmod o+x /"), "{told}");
+    assert!(told.contains("move the file where only root can write"), "{told}");
 }
 
 #[test]
@@ -386,7 +456,7 @@ fn beside_bob() -> Scratch {
 fn assert_bob_is_refused(scratch: &Scratch) {
     let told = refusal(scratch);
     let is_about_bob = |line: &str| {
-        line.starts_with("bob:1:1: this directory belongs to uid 12345, who is neither root nor")
+        line.starts_with("bob:1:1: this directory belongs to uid 12345, who is not root")
     };
     assert!(told.lines().any(is_about_bob), "{told}");
 }
@@ -422,7 +492,7 @@ fn a_main_file_behind_the_link_of_a_stranger_is_refused() {
     }
     let scratch = beside_bob();
     symlink("..", scratch.join("bob/link")).unwrap();
-    let trust = Trust { lookup: &|_| Ok(Some(54_321)), ..Trust::of_this_process() };
+    let trust = trust();
     let path = scratch.join("bob/link/masterpolicyd.toml");
     let told = config::load(&path, &trust).unwrap_err().to_string();
     assert!(told.contains("bob:1:1: this directory belongs to uid 12345"), "{told}");

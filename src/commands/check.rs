@@ -11,6 +11,7 @@ use super::{exit_of, in_words};
 use crate::cli;
 use crate::config::{self, Configuration, Masked, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
+use crate::privileges;
 use crate::probe::finding::Counted;
 
 /// Exits 0 when all is sound, warnings or not, 1 when there are problems and 2 when all that is
@@ -21,7 +22,8 @@ pub fn run(config: &Path, asked: &cli::Check) -> Exit {
 }
 
 fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
-    let loaded = config::load_to_serve(config, &Trust::of_this_process());
+    let trust = Trust { can_read: &privileges::can_read, ..Trust::of_this_process() };
+    let loaded = config::load_to_serve(config, &trust);
     match &loaded {
         Ok(Configuration { policy, warnings, masked, skipped, .. }) => {
             let found = Found { problems: warnings, masked, skipped, exit: Exit::Success };

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use log::{Level, debug, error, info, warn};
 
+use crate::account::Account;
 use crate::cli::Cli;
-use crate::config::trust::Trusted;
 use crate::config::{self, Configuration, Problems, Sandbox, Settings, Trust};
 use crate::exit::Exit;
 use crate::inventory;
@@ -52,13 +52,21 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     process::demand_memory()?;
     close_inherited()?;
     let descriptors = process::take_descriptors()?;
-    let trust = Trust::of_this_process();
+    let trust = Trust { can_read: &privileges::can_read, ..Trust::of_this_process() };
     let configuration = config::load_to_serve(path, &trust)?;
     let settings = configuration.settings.clone();
     logging::set_level(authority, settings.log.level);
     log_warnings(&configuration);
 
-    let identity = resolve(&settings)?;
+    let identity = resolve(&configuration)?;
+    let known = Known {
+        starting_uid: trust.starting_uid,
+        // Another user would need a restart, so whoever is named later, it is still this one.
+        account: configuration
+            .account
+            .clone()
+            .or_else(|| privileges::started_as_root().then(|| Account::from(&identity))),
+    };
     let bound = bind(&settings)?;
     let notifier = notifier()?;
     exchange_with_store(&notifier, &bound);
@@ -70,10 +78,8 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     for kept in privileges::drop_for_good(&identity)? {
         log::log!(kept.level(), "{kept}");
     }
-    warn_unreadable(&configuration, &identity);
 
-    let trusted = trusted_from_now_on(&configuration, &identity);
-    let reload = reloader(path.to_owned(), settings.clone(), trusted, authority);
+    let reload = reloader(path.to_owned(), settings.clone(), known, authority);
     let service = service(&configuration);
     let signals = server::block_signals()?;
     let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
@@ -100,8 +106,13 @@ fn log_warnings(configuration: &Configuration) {
     }
 }
 
-fn resolve(settings: &Settings) -> Result<Identity, UserError> {
-    let resolved = privileges::resolve(settings.user.as_deref(), settings.group.as_deref())?;
+fn resolve(configuration: &Configuration) -> Result<Identity, UserError> {
+    if let Some(account) = configuration.account.as_ref().filter(|_| privileges::started_as_root())
+    {
+        return Ok(Identity::from(account));
+    }
+    let Settings { user, group, .. } = &configuration.settings;
+    let resolved = privileges::resolve(user.as_deref(), group.as_deref())?;
     if let Some(ignored) = resolved.ignored {
         warn!("{ignored}");
     }
@@ -186,20 +197,6 @@ fn capacity(wanted: usize, limit: usize, spare: usize) -> Result<usize, Unfit> {
     Ok(capacity)
 }
 
-/// Whoever is served now can be served on; whether a reload will find its files is another
-/// question, and better asked before it comes up.
-fn warn_unreadable(configuration: &Configuration, identity: &Identity) {
-    for file in &configuration.files {
-        if let Err(error) = File::open(file) {
-            warn!(
-                "cannot read {} as {identity}: {error}: a reload will fail; let that user or its \
-                 group read it",
-                file.display()
-            );
-        }
-    }
-}
-
 fn service(configuration: &Configuration) -> Service {
     Service {
         documents: configuration.documents.clone(),
@@ -210,25 +207,28 @@ fn service(configuration: &Configuration) -> Service {
     }
 }
 
-/// Who may write what a reload reads. The user database is not asked again: whom this process has
-/// become need not be able to read it.
-fn trusted_from_now_on(configuration: &Configuration, identity: &Identity) -> Trusted {
-    let Trusted { starting_uid, service_uid } = configuration.trusted;
-    let became = (starting_uid == 0).then_some(identity.uid.as_raw());
-    Trusted { starting_uid, service_uid: became.or(service_uid) }
+/// What was found out at the start, and cannot be asked for again: the user database is out of
+/// reach of the sandbox, and of whom this process has become.
+struct Known {
+    starting_uid: u32,
+    account: Option<Account>,
 }
 
-/// How the server reads the configuration again: as the user it has become, and without asking
-/// the user database, which the sandbox keeps out of reach.
+/// How the server reads the configuration again.
 fn reloader(
     path: PathBuf,
     started: Settings,
-    Trusted { starting_uid, service_uid }: Trusted,
+    known: Known,
     authority: Authority,
 ) -> server::Reload {
     Box::new(move || {
-        // Another user would need a restart, so whoever is named now, it is still the first one.
-        let trust = Trust { starting_uid, lookup: &|_| Ok(service_uid) };
+        let trust = Trust {
+            starting_uid: known.starting_uid,
+            find: &|_, _| Ok(known.account.clone()),
+            name_of: &|_| None,
+            // It is the reader itself who reads.
+            can_read: &|_, _, _| Some(true),
+        };
         let configuration = config::load(&path, &trust)?;
         log_warnings(&configuration);
         for key in changed_for_restart(&started, &configuration.settings) {

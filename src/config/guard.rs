@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Place, Problem, Severity};
-use super::source::{Files, Opened, Role};
+use super::source::{CanRead, Files, Opened, Role};
 use super::trust::{Fault, Flaw, Trusted, is_shared};
 use super::walk::{Kind, Status, Visited};
+use crate::account::Account;
 
 const READ: u32 = 0o4;
 const SEARCH: u32 = 0o1;
@@ -19,7 +20,20 @@ const SEARCH: u32 = 0o1;
 pub(super) struct Guard<'a> {
     trusted: Trusted,
     files: &'a Files,
+    name_of: &'a dyn Fn(u32) -> Option<String>,
+    reader: Option<Reader<'a>>,
     told: BTreeSet<(PathBuf, String)>,
+}
+
+/// Whoever is to read the configuration without root's privileges: at the start of a unit, and on
+/// every reload.
+pub(super) struct Reader<'a> {
+    pub(super) account: &'a Account,
+    /// Whether the account, with these supplementary groups, can read what is at this path; `None`
+    /// where that is not known.
+    pub(super) can_read: &'a CanRead<'a>,
+    /// How bad it is if not.
+    pub(super) severity: Severity,
 }
 
 /// What was said of something that was opened.
@@ -32,7 +46,17 @@ pub(super) struct Judgement {
 
 impl<'a> Guard<'a> {
     pub(super) fn new(trusted: Trusted, files: &'a Files) -> Self {
-        Self { trusted, files, told: BTreeSet::new() }
+        Self { trusted, files, name_of: &|_| None, reader: None, told: BTreeSet::new() }
+    }
+
+    /// With a function that tells the names of users.
+    pub(super) fn naming(self, name_of: &'a dyn Fn(u32) -> Option<String>) -> Self {
+        Self { name_of, ..self }
+    }
+
+    /// Judges as well whether someone could read what was opened.
+    pub(super) fn for_reader(self, reader: Option<Reader<'a>>) -> Self {
+        Self { reader, ..self }
     }
 
     /// All that speaks against a file or directory.
@@ -59,17 +83,19 @@ impl<'a> Guard<'a> {
             _ => "file",
         };
         let mode = fault.place.status.mode;
-        let owner = fault.place.status.owner;
+        let owner = self.user(fault.place.status.owner);
         let who = who_can_write(mode);
         let flaw = match fault.flaw {
             Flaw::OwnedByService => format!(
-                "belongs to the user that the daemon runs as (uid {owner}), who must not be able \
-                 to write the policy"
+                "belongs to {owner}, whom the daemon runs as and who must not be able to write \
+                 the policy"
             ),
+            Flaw::OwnedByStranger if self.trusted.starting_uid == 0 => {
+                format!("belongs to {owner}, who is not root")
+            }
             Flaw::OwnedByStranger => format!(
-                "belongs to uid {owner}, who is neither root nor the user that masterpolicyd is \
-                 started as (uid {})",
-                self.trusted.starting_uid
+                "belongs to {owner}, who is neither root nor {}, who starts masterpolicyd",
+                self.user(self.trusted.starting_uid)
             ),
             Flaw::OthersWrite if fault.place.status.kind == Kind::Directory => {
                 format!("lets {who} replace the files in it (mode {mode:04o})")
@@ -156,30 +182,74 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// A warning if a reload, which happens as the service user, could surely not read a file.
-    fn judge_access<T>(&self, opened: &Opened<T>) -> Option<Problem> {
-        let uid = self.trusted.service_uid?;
-        let end = opened.end.as_ref().filter(|end| end.status.kind == Kind::File)?;
-        let directories = opened.trail.steps.iter().map(|step| &step.directory);
-        let barred = directories
-            .map(|directory| (directory, SEARCH))
-            .chain([(end, READ)])
-            .find(|(place, permission)| is_barred(uid, &place.status, *permission))?;
-        let (place, permission) = barred;
-        let remedy = if permission == READ {
-            format!("chmod o+r {}", opened.path.display())
-        } else if opened.is_own(place) && !is_home(&place.path) {
-            format!("chmod o+x {}", self.files.path(&place.path).display())
-        } else {
-            let directory = self.files.path(&place.path);
-            format!("{}, since {} is closed to it", self.move_it(opened.role), directory.display())
-        };
-        let message = format!(
-            "the user that the daemon runs as (uid {uid}) cannot read this file, so a reload will \
-             fail; {remedy}"
-        );
-        Some(Problem::new(Severity::Warning, Place::start_of(&opened.path), message))
+    /// A user in words: the name, if there is one, and the number.
+    fn user(&self, uid: u32) -> String {
+        match (self.name_of)(uid) {
+            Some(name) => format!("{name} (uid {uid})"),
+            None => format!("uid {uid}"),
+        }
     }
+
+    /// What speaks against the reader's reading it.
+    fn judge_access<T>(&self, opened: &Opened<T>) -> Option<Problem> {
+        let Reader { account, can_read, severity } = self.reader.as_ref()?;
+        let end = opened.end.as_ref()?;
+        if !matches!(end.status.kind, Kind::File | Kind::Directory) {
+            return None;
+        }
+        let path = self.files.absolute(&opened.path);
+        let can = |groups: &[u32]| {
+            let by_mode = || obstacle(account, groups, opened, end).is_none();
+            can_read(account, groups, &path).unwrap_or_else(by_mode)
+        };
+        if can(&[]) {
+            return None;
+        }
+        let what =
+            if end.status.kind == Kind::File { "read this file" } else { "list this directory" };
+        let (severity, fact) = if can(&account.groups) {
+            let fact = format!(
+                "can {what} only as a member of other groups: started as root it gives them up, \
+                 and a reload would fail"
+            );
+            (Severity::Warning, fact)
+        } else if *severity == Severity::Error {
+            (Severity::Error, format!("cannot {what}: the service would not start"))
+        } else {
+            (Severity::Warning, format!("cannot {what}: a reload would fail"))
+        };
+        let remedy = match obstacle(account, &[], opened, end) {
+            Some((place, SEARCH)) => {
+                let directory = self.files.path(&place.path);
+                if opened.is_own(place) && !is_home(&place.path) {
+                    format!("chmod o+x {}", directory.display())
+                } else {
+                    format!("{}: {} is closed", self.move_it(opened.role), directory.display())
+                }
+            }
+            Some((_, READ)) => format!("chmod o+r {}", opened.path.display()),
+            Some(_) => format!("chmod o+rx {}", opened.path.display()),
+            None => "let that user read it".to_owned(),
+        };
+        let message =
+            format!("the daemon runs as {}, who {fact}; {remedy}", self.user(account.uid));
+        Some(Problem::new(severity, Place::start_of(&opened.path), message))
+    }
+}
+
+/// The first directory or file whose mode keeps an account out, and the permission that is
+/// missing.
+fn obstacle<'o, T>(
+    account: &Account,
+    groups: &[u32],
+    opened: &'o Opened<T>,
+    end: &'o Visited,
+) -> Option<(&'o Visited, u32)> {
+    let wanted = if end.status.kind == Kind::Directory { READ | SEARCH } else { READ };
+    let directories = opened.trail.steps.iter().map(|step| (&step.directory, SEARCH));
+    directories
+        .chain([(end, wanted)])
+        .find(|(place, permission)| is_barred(account, groups, &place.status, *permission))
 }
 
 /// Whether a directory is there for nothing but the configuration, as far as its path and its
@@ -205,16 +275,16 @@ fn who_can_write(mode: u32) -> &'static str {
     }
 }
 
-/// Whether `uid` surely lacks a permission. Which groups it is in is not known here, except that
-/// no service user is in root's.
-fn is_barred(uid: u32, status: &Status, permission: u32) -> bool {
-    let mode = status.mode;
-    if status.owner == uid {
-        return mode & (permission << 6) == 0;
-    }
-    let group_may = status.group != 0 && mode & (permission << 3) != 0;
-    let others_may = mode & permission != 0;
-    !others_may && !group_may
+/// Whether the mode keeps an account with these supplementary groups from something.
+fn is_barred(account: &Account, groups: &[u32], status: &Status, permission: u32) -> bool {
+    let shift = if status.owner == account.uid {
+        6
+    } else if status.group == account.gid || groups.contains(&status.group) {
+        3
+    } else {
+        0
+    };
+    (status.mode >> shift) & permission != permission
 }
 
 #[cfg(test)]
@@ -247,5 +317,25 @@ mod tests {
         ] {
             assert!(may_be_changed(&fault(path, mode, flaw)), "{path}");
         }
+    }
+
+    #[test]
+    fn the_class_that_fits_first_decides_and_the_groups_of_the_account_count() {
+        let account = Account { user: "games".into(), uid: 5, gid: 60, groups: vec![60, 70] };
+        let status = |owner, group, mode| {
+            let kind = Kind::File;
+            Status { kind, owner, group, mode, device: 1, inode: 1 }
+        };
+        let is_barred = |groups: &[u32], owner, group, mode| {
+            super::is_barred(&account, groups, &status(owner, group, mode), READ)
+        };
+        assert!(is_barred(&[], 0, 0, 0o600));
+        assert!(is_barred(&[], 0, 0, 0o640), "root's group is not the account's");
+        assert!(!is_barred(&[], 0, 0, 0o604));
+        assert!(!is_barred(&[], 0, 60, 0o640), "its own group");
+        assert!(is_barred(&[], 0, 70, 0o640), "a group that it has given up");
+        assert!(!is_barred(&[60, 70], 0, 70, 0o640), "a group that it is in");
+        assert!(is_barred(&[], 5, 60, 0o077), "an owner has the owner's rights alone");
+        assert!(is_barred(&[], 0, 60, 0o604), "and a member the group's");
     }
 }

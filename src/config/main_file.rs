@@ -18,6 +18,7 @@ use super::source::Text;
 use super::table::{
     Faults, Section, Value, array, at_most, boolean, number, one_of, parse, parsed, string,
 };
+use crate::account::AccountError;
 use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::policy::{MASTER_PORT, MetaPolicy};
@@ -64,8 +65,8 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     let mut settings = Settings::default();
     let mut top = Section::new("", table);
     top.read("listen", &mut settings.listen, faults, listen);
-    settings.user = top.read_optional("user", faults, unprivileged);
-    settings.group = top.read_optional("group", faults, unprivileged);
+    settings.user = top.read_optional("user", faults, user);
+    settings.group = top.read_optional("group", faults, group);
     top.read("meta-policy", &mut settings.meta_policy, faults, parsed::<MetaPolicy>);
     top.read("grantable-ports", &mut settings.grantable_ports, faults, rules::ports);
     top.read("expand-port-ranges", &mut settings.port_ranges, faults, |value, faults| {
@@ -165,26 +166,27 @@ fn timeout(value: &Value<'_>, faults: &mut Faults) -> Option<Duration> {
     Some(duration)
 }
 
-/// A user or a group other than root's.
-fn unprivileged(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
+/// A user other than root.
+fn user(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
+    unless_root(value, faults, AccountError::RootUser)
+}
+
+/// A group other than root's.
+fn group(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
+    unless_root(value, faults, AccountError::RootGroup)
+}
+
+fn unless_root(
+    value: &Value<'_>,
+    faults: &mut Faults,
+    error: fn(String) -> AccountError,
+) -> Option<String> {
     let name = string(value, faults)?;
     if name == "root" || name.parse::<u32>() == Ok(0) {
-        faults.add(value.span().start, RootRefused);
+        faults.add(value.span().start, error(name));
         return None;
     }
     Some(name)
-}
-
-/// Why root is no user to serve as; the loader says it too when a name turns out to be root's.
-pub(super) struct RootRefused;
-
-impl fmt::Display for RootRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "root is refused: the daemon gives up every privilege; name a system user of its own, \
-             such as \"_masterpolicyd\"",
-        )
-    }
 }
 
 fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -26,13 +25,14 @@ mod write;
 pub use drop_ins::Masked;
 pub use problem::{Excerpt, Place, Problem, Problems, Severity};
 pub use settings::{LogSettings, Sandbox, Settings};
-pub use source::{MAX_FILE_SIZE, Trust};
+pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
 
+use crate::account::{Account, AccountError};
 use crate::document::Documents;
 use crate::policy::{Policy, Rule};
 use drop_ins::Format;
-use guard::{Guard, Judgement};
-use main_file::{MainFile, RootRefused};
+use guard::{Guard, Judgement, Reader};
+use main_file::MainFile;
 use problem::Spot;
 use rules::PlacedRule;
 use source::{Directory, Files, Opened, Role, Source};
@@ -59,6 +59,8 @@ pub struct Configuration {
     pub skipped: Vec<PathBuf>,
     /// Who may have written it.
     pub trusted: Trusted,
+    /// Whom the daemon becomes, where that is known.
+    pub account: Option<Account>,
 }
 
 impl Masked {
@@ -156,9 +158,20 @@ impl<'a> Loader<'a> {
         let trace = opened.trace();
         let source = self.read_main_source(opened).map_err(|problem| Problems(vec![problem]))?;
         let mut main = self.read_main_file(&source);
-        let service_uid = self.judge_user(&main, purpose);
+        let account = self.judge_account(&main, purpose);
+        let service_uid = account.as_ref().map(|account| account.uid);
         let trusted = Trusted { service_uid, ..anyone };
-        let mut guard = Guard::new(trusted, &files);
+        let reader = account.as_ref().map(|account| Reader {
+            account,
+            can_read: self.trust.can_read,
+            // The units start it as that user.
+            severity: if purpose == Purpose::Serve && self.trust.starting_uid == 0 {
+                Severity::Error
+            } else {
+                Severity::Warning
+            },
+        });
+        let mut guard = Guard::new(trusted, &files).naming(self.trust.name_of).for_reader(reader);
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
         // What is beyond the bounds is an error, and no more is read or said of it.
@@ -194,6 +207,7 @@ impl<'a> Loader<'a> {
             masked,
             skipped,
             trusted,
+            account,
         })
     }
 
@@ -296,8 +310,8 @@ impl<'a> Loader<'a> {
         main
     }
 
-    /// Finds out the uid of the user that the daemon becomes, if that can be known.
-    fn judge_user(&mut self, main: &MainFile, purpose: Purpose) -> Option<u32> {
+    /// Finds out whom the daemon becomes, if that can be known.
+    fn judge_account(&mut self, main: &MainFile, purpose: Purpose) -> Option<Account> {
         let is_started_as_root = self.trust.starting_uid == 0;
         let spot = main.values.get("user");
         let (Some(user), Some(spot)) = (&main.settings.user, spot) else {
@@ -309,34 +323,18 @@ impl<'a> Loader<'a> {
             }
             return None;
         };
-        match (self.trust.lookup)(user) {
-            Ok(Some(0)) => {
-                self.problems.push(Problem::at(
-                    Severity::Error,
-                    spot,
-                    format!("\"{user}\" is root by another name; {RootRefused}"),
-                ));
-                None
-            }
-            Ok(None) => {
-                // Who is not root stays who he is, so only root needs the user to be there.
-                let severity = if is_started_as_root { Severity::Error } else { Severity::Warning };
-                let message = format!(
-                    "there is no user \"{user}\"; create it with: useradd --system --user-group \
-                     {user}"
-                );
-                self.problems.push(Problem::at(severity, spot, message));
-                None
-            }
-            Ok(uid) => uid,
-            // The configuration may be sound: it is for the start to fail, and to be tried again.
-            Err(errno) => {
-                let reason = io::Error::from(errno);
-                let message = format!("cannot look up the user \"{user}\": {reason}");
-                self.problems.push(Problem::at(Severity::Warning, spot, message));
-                None
-            }
-        }
+        let error = match (self.trust.find)(user, main.settings.group.as_deref()) {
+            Ok(account) => return account,
+            Err(error) => error,
+        };
+        let spot = main.values.get("group").filter(|_| error.is_about_group()).unwrap_or(spot);
+        // A user database that does not answer is no fault of the configuration: it is for the
+        // start to fail, and to be tried again. And who is not root stays who he is.
+        let is_error = error.is_configuration()
+            && (is_started_as_root || matches!(error, AccountError::RootUser(_)));
+        let severity = if is_error { Severity::Error } else { Severity::Warning };
+        self.problems.push(Problem::at(severity, spot, error.to_string()));
+        None
     }
 
     /// Reads all drop-ins, and returns those that are masked; nothing if it is too much in all.

@@ -18,11 +18,12 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, major, minor};
 use nix::sys::statfs::fstatfs;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use super::problem::{Excerpt, Place, Problem, Severity, Spot};
 use super::trust::Use;
 use super::walk::{Found, Kind, Status, Stop, Trail, Tree, Visited, walk};
+use crate::account::{self, Account, AccountError};
 use crate::position::{Position, Positions};
 
 /// A configuration file larger than this is refused unread.
@@ -31,24 +32,41 @@ pub const MAX_FILE_SIZE: u64 = 1024 * 1024;
 /// How often a file is looked up that is replaced by another at that moment.
 const ATTEMPTS: usize = 3;
 
-/// Who is asked for, and who may have written what is read.
+/// Finds the account of a user and a group.
+pub type Find<'a> = dyn Fn(&str, Option<&str>) -> Result<Option<Account>, AccountError> + 'a;
+
+/// Tells whether an account with these supplementary groups can read what is at a path.
+pub type CanRead<'a> = dyn Fn(&Account, &[u32], &Path) -> Option<bool> + 'a;
+
+/// Who may have written what is read, and who is asked about users.
 #[derive(Clone, Copy)]
 pub struct Trust<'a> {
     /// The user that the program was started as: he and root may write the configuration.
     pub starting_uid: u32,
-    /// The uid of a user's name, if there is such a user. A reload happens where no name can be
-    /// looked up any more; it passes a function that has remembered the answer.
-    pub lookup: &'a dyn Fn(&str) -> Result<Option<u32>, Errno>,
+    /// The account of a user and a group; `None` if that was found out before and there is none.
+    /// A reload happens where the user database cannot be asked any more; it passes a function
+    /// that has remembered the answer.
+    pub find: &'a Find<'a>,
+    /// The name of a user, where there is one and it can be asked for.
+    pub name_of: &'a dyn Fn(u32) -> Option<String>,
+    /// Whether an account, with these supplementary groups, can read the file or directory at
+    /// this path. `None` where that cannot be found out; then the modes tell.
+    pub can_read: &'a CanRead<'a>,
 }
 
 impl Trust<'static> {
     /// Trusts whom this process runs as, and asks the system for names.
     #[must_use]
     pub fn of_this_process() -> Self {
-        fn uid_of(name: &str) -> Result<Option<u32>, Errno> {
-            Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))
+        fn find(user: &str, group: Option<&str>) -> Result<Option<Account>, AccountError> {
+            account::find(user, group).map(Some)
         }
-        Self { starting_uid: Uid::effective().as_raw(), lookup: &uid_of }
+        Self {
+            starting_uid: Uid::effective().as_raw(),
+            find: &find,
+            name_of: &account::name_of,
+            can_read: &|_, _, _| None,
+        }
     }
 }
 
@@ -104,7 +122,10 @@ impl<T> Opened<T> {
         match self.role {
             Role::PolicyDirectory => self.end.as_ref() == Some(place),
             Role::MainFile | Role::DropIn => {
-                self.end.as_ref().is_some_and(|end| end.path.parent() == Some(&place.path))
+                let is_link = |found: &Visited| found.status.kind == Kind::Link;
+                let mut found = self.trail.steps.iter().filter_map(|step| step.found.as_ref());
+                !found.any(is_link)
+                    && self.end.as_ref().is_some_and(|end| end.path.parent() == Some(&place.path))
             }
         }
     }

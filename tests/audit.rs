@@ -17,7 +17,9 @@ use socket2::Socket;
 
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::network::{in_own_network, listen};
-use support::{Daemon, Directory, SERVICE_USER, Setup, find_program, is_root, set_mode, skip};
+use support::{
+    Daemon, Directory, SERVICE_USER, Setup, find_program, set_mode, skip, unshare_of_mounts,
+};
 
 const POLICY_PORT: u16 = 843;
 const REDIRECT_PORT: u16 = 7843;
@@ -511,12 +513,7 @@ fn a_configuration_with_errors_tells_nothing() {
 #[test]
 fn without_proc_it_cannot_tell() {
     let name = "without_proc_it_cannot_tell";
-    if !is_root() {
-        return skip(name, "hiding /proc needs root");
-    }
-    let Some(unshare) = find_program("unshare") else {
-        return skip(name, "unshare is not installed");
-    };
+    let Some(unshare) = unshare_of_mounts(name) else { return };
     let directory = configure("");
     let output = Command::new(unshare)
         .args(["--mount", "/bin/sh", "-c"])

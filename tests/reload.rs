@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
-use support::{SOON, Setup, figure, find_program, is_root, set_mode, skip};
+use support::{SOON, Setup, figure, set_mode, unshare_of_mounts};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -243,12 +243,7 @@ fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
 #[test]
 fn a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload() {
     let test = "a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload";
-    if !is_root() {
-        return skip(test, "not root, so nothing is dropped before a reload");
-    }
-    let Some(unshare) = find_program("unshare") else {
-        return skip(test, "unshare of util-linux is not installed");
-    };
+    let Some(unshare) = unshare_of_mounts(test) else { return };
     let setup = Setup::new();
     let database = setup.directory.write("passwd", fs::read("/etc/passwd").expect("accounts"));
     set_mode(&database, 0o600);

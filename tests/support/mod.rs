@@ -10,6 +10,7 @@ pub(crate) mod process;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use std::{env, fs, io};
 
@@ -64,6 +65,26 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+/// `unshare`, if it can give a process mounts of its own here. It says why not where it cannot, as in
+/// a chroot whose root is no mount point.
+pub(crate) fn unshare_of_mounts(test: &str) -> Option<PathBuf> {
+    if !is_root() {
+        skip(test, "mounts of its own need root");
+        return None;
+    }
+    let Some(unshare) = find_program("unshare") else {
+        skip(test, "unshare of util-linux is not installed");
+        return None;
+    };
+    let tried =
+        Command::new(&unshare).args(["--mount", "true"]).output().expect("starting unshare");
+    if !tried.status.success() {
+        skip(test, String::from_utf8_lossy(&tried.stderr).trim_end());
+        return None;
+    }
+    Some(unshare)
 }
 
 /// A fresh directory that the service user may read and only its maker may write.

@@ -1,12 +1,15 @@
 //! Where log lines go and what they look like.
 //!
-//! Writing a line never waits and never fails: a standard error that is full or gone costs the
-//! line, which is counted, not the server.
+//! Logging a line never waits and never fails. Until a thread takes the lines over, a standard
+//! error that is full costs the line; from then on that thread may wait, and what it has no room
+//! for is lost. Lost lines are counted.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Target};
@@ -41,7 +44,7 @@ pub enum Authority {
 pub fn start(verbose: u8) -> Authority {
     let from_env = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
     let mut builder = Builder::new();
-    builder.target(Target::Pipe(Box::new(Stderr))).format(if is_journal() {
+    builder.target(Target::Pipe(Box::new(Lines))).format(if is_journal() {
         with_priority
     } else {
         with_time
@@ -133,12 +136,64 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
-/// Standard error that never waits.
-struct Stderr;
+/// Takes a line over; whether there was room for it.
+type TakesLines = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
-impl Write for Stderr {
+/// Who writes the lines once [`hand_over`] was called.
+static WRITER: OnceLock<TakesLines> = OnceLock::new();
+
+/// What is done with a line; one of the numbers below.
+static ROUTE: AtomicU8 = AtomicU8::new(DIRECT);
+/// It is written where it is logged, if that does not wait.
+const DIRECT: u8 = 0;
+/// [`WRITER`] has it.
+const HANDED_OVER: u8 = 1;
+/// It is dropped.
+const DROPPED_UNSEEN: u8 = 2;
+
+/// Whether standard error takes lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stderr {
+    /// It does.
+    Free,
+    /// Somebody still waits for it.
+    Stuck,
+}
+
+/// From here on lines go to `writer`, which says whether it had room for one and must not wait.
+/// It is to pass them to [`write()`], on a thread that may.
+pub fn hand_over(writer: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+    if WRITER.set(Box::new(writer)).is_ok() {
+        ROUTE.store(HANDED_OVER, Ordering::Release);
+    }
+}
+
+/// From here on lines are written where they are logged, or dropped where that could wait for ever.
+pub fn take_back(stderr: Stderr) {
+    let route = match stderr {
+        Stderr::Free => DIRECT,
+        Stderr::Stuck => DROPPED_UNSEEN,
+    };
+    ROUTE.store(route, Ordering::Release);
+}
+
+/// Where the logger writes its lines, each in one piece.
+struct Lines;
+
+impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        write_or_drop(&mut io::stderr().lock(), line);
+        let route = ROUTE.load(Ordering::Acquire);
+        match WRITER.get() {
+            Some(writer) if route == HANDED_OVER => {
+                if !writer(&shortened(line)) {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            _ if route == DROPPED_UNSEEN => {
+                DROPPED.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => write_or_drop(&mut io::stderr().lock(), &shortened(line)),
+        }
         Ok(line.len())
     }
 
@@ -147,26 +202,52 @@ impl Write for Stderr {
     }
 }
 
+/// A line, or as much of it as is written.
+fn shortened(line: &[u8]) -> Cow<'_, [u8]> {
+    match line.get(..LONGEST_LINE - 4) {
+        Some(beginning) if line.len() > LONGEST_LINE => Cow::Owned([beginning, b"...\n"].concat()),
+        _ => Cow::Borrowed(line),
+    }
+}
+
+/// Writes a line to standard error, and waits for as long as that takes. One that cannot be
+/// written is counted as dropped.
+pub fn write(line: &[u8]) {
+    if write_all(&mut io::stderr().lock(), line).is_err() {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn write_all(stderr: &mut (impl Write + AsFd), mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match stderr.write(line) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => line = &line[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever shares standard error has made it non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wait_for(stderr, PollTimeout::NONE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Writes a line in one piece, or counts it as dropped. Whether it would wait is asked first:
 /// making standard error non-blocking would do so for every process that shares it.
 fn write_or_drop(stderr: &mut (impl Write + AsFd), line: &[u8]) {
-    let mut shortened;
-    let line = if line.len() <= LONGEST_LINE {
-        line
-    } else {
-        shortened = line[..LONGEST_LINE - 4].to_vec();
-        shortened.extend_from_slice(b"...\n");
-        &shortened[..]
-    };
-    let written = would_take(stderr) && stderr.write(line).is_ok_and(|count| count == line.len());
+    let written = wait_for(stderr, PollTimeout::ZERO)
+        && stderr.write(line).is_ok_and(|count| count == line.len());
     if !written {
         DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn would_take(stderr: &impl AsFd) -> bool {
+/// Waits until a stream takes bytes; whether it does.
+fn wait_for(stderr: &impl AsFd, timeout: PollTimeout) -> bool {
     let mut descriptors = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut descriptors, PollTimeout::ZERO).is_ok()
+    poll(&mut descriptors, timeout).is_ok()
         && descriptors[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT))
 }
 
@@ -188,6 +269,29 @@ mod tests {
         let before = lines_dropped();
         write_or_drop(&mut ours, &line);
         assert!(lines_dropped() > before);
+    }
+
+    #[test]
+    fn a_line_is_written_whole_however_little_is_taken_at_a_time() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let line = vec![b'x'; 1024 * 1024];
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            std::io::Read::read_to_end(&mut theirs, &mut all).unwrap();
+            all
+        });
+        write_all(&mut ours, &line).unwrap();
+        drop(ours);
+        assert_eq!(reader.join().unwrap(), line);
+    }
+
+    #[test]
+    fn a_line_has_a_longest_length() {
+        assert_eq!(shortened(b"short\n"), &b"short\n"[..]);
+        let long = shortened(&[b'x'; 2 * LONGEST_LINE]).into_owned();
+        assert_eq!(long.len(), LONGEST_LINE);
+        assert!(long.ends_with(b"x...\n"));
     }
 
     #[test]

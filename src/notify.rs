@@ -67,6 +67,53 @@ impl fmt::Display for NotifyError {
 
 impl std::error::Error for NotifyError {}
 
+/// What the service manager is told of the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// It is up, or has finished reloading; one line about how it goes.
+    Ready(String),
+    /// It has begun to reload, so many microseconds after the boot; [`Message::Ready`] ends that.
+    Reloading(u128),
+    /// It has begun to stop; one line about how it goes.
+    Stopping(String),
+    /// One line about how it goes.
+    Status(String),
+}
+
+impl Message {
+    /// That a reload begins now.
+    #[must_use]
+    pub fn reloading() -> Self {
+        Self::Reloading(
+            clock_gettime(ClockId::CLOCK_MONOTONIC)
+                .map_or(0, |time| Duration::from(time).as_micros()),
+        )
+    }
+
+    /// What is left to say where `earlier` has not been said and this message is newer: the newest
+    /// state, with the newest words for it.
+    #[must_use]
+    pub fn instead_of(self, earlier: Self) -> Self {
+        match (self, earlier) {
+            (Self::Status(status), Self::Ready(_)) => Self::Ready(status),
+            (Self::Status(status), Self::Stopping(_)) => Self::Stopping(status),
+            (Self::Status(_), Self::Reloading(since)) => Self::Reloading(since),
+            (newer, _) => newer,
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(status) => write!(f, "READY=1\nSTATUS={status}"),
+            Self::Reloading(since) => write!(f, "RELOADING=1\nMONOTONIC_USEC={since}"),
+            Self::Stopping(status) => write!(f, "STOPPING=1\nSTATUS={status}"),
+            Self::Status(status) => write!(f, "STATUS={status}"),
+        }
+    }
+}
+
 impl Notifier {
     /// Connects to the socket that `NOTIFY_SOCKET` names, and learns the interval of the watchdog
     /// from `WATCHDOG_USEC` and `WATCHDOG_PID`. Without `NOTIFY_SOCKET` every message goes
@@ -103,38 +150,31 @@ impl Notifier {
         self.socket.is_some()
     }
 
-    /// How often the service manager wants to hear from the loop, when it does: half of what it
-    /// waits, as `sd_watchdog_enabled(3)` recommends.
+    /// How often the service manager's watchdog wants to hear from the loop, where there is one:
+    /// half of what it waits, as `sd_watchdog_enabled(3)` recommends.
     #[must_use]
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|timeout| timeout / 2)
     }
 
-    /// The service is up, or has finished reloading.
-    pub fn ready(&self, status: &str) {
-        self.insist(&format!("READY=1\nSTATUS={status}"), None);
+    /// Tells the watchdog that the loop is alive. Where there is no room for that, the service
+    /// manager has others to read.
+    pub fn ping(&self) {
+        let _ = self.try_send("WATCHDOG=1", None);
     }
 
-    /// The service has begun to reload; [`ready`](Self::ready) ends it.
-    pub fn reloading(&self) {
-        let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_or(0, |time| Duration::from(time).as_micros());
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={since_boot}"), None);
-    }
-
-    /// The service has begun to stop.
-    pub fn stopping(&self, status: &str) {
-        self.insist(&format!("STOPPING=1\nSTATUS={status}"), None);
-    }
-
-    /// One line about how the service is doing.
-    pub fn status(&self, status: &str) {
-        self.send(&format!("STATUS={status}"), None);
-    }
-
-    /// The loop is alive.
-    pub fn watchdog(&self) {
-        self.send("WATCHDOG=1", None);
+    /// Sends a message if there is room for it. `false` says that the service manager is behind
+    /// with reading; a message that it cannot be sent for another reason is dropped.
+    #[must_use]
+    pub fn send(&self, message: &Message) -> bool {
+        match self.try_send(&message.to_string(), None) {
+            Ok(()) => true,
+            Err(Errno::EAGAIN) => false,
+            Err(errno) => {
+                log::debug!("cannot notify the service manager: {}", io::Error::from(errno));
+                true
+            }
+        }
     }
 
     /// Hands a descriptor to the service manager, to be given back under `name` at the next
@@ -147,14 +187,7 @@ impl Notifier {
 
     /// Asks the service manager to forget what it keeps under `name`.
     pub fn remove_from_store(&self, name: &str) {
-        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
-    }
-
-    /// Sends what is said again soon, or matters little.
-    fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) {
-        if let Err(error) = self.try_send(message, descriptor) {
-            log::debug!("cannot notify the service manager: {error}");
-        }
+        self.insist(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
     }
 
     /// Sends what is said once: a service manager that is behind with reading, as at a busy boot,
@@ -170,6 +203,11 @@ impl Notifier {
         if let Err(error) = sent {
             log::warn!("cannot notify the service manager: {}", io::Error::from(error));
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn on(socket: UnixDatagram) -> Self {
+        Self { socket: Some(socket), watchdog: Some(Duration::from_secs(2)) }
     }
 
     fn try_send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
@@ -207,7 +245,7 @@ mod tests {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Notifier { socket: Some(ours), watchdog: Some(Duration::from_secs(2)) }, theirs)
+        (Notifier::on(ours), theirs)
     }
 
     fn received(manager: &UnixDatagram) -> String {
@@ -219,18 +257,33 @@ mod tests {
     #[test]
     fn messages_are_those_of_sd_notify() {
         let (notifier, manager) = pair();
-        notifier.ready("serving");
+        assert!(notifier.send(&Message::Ready("serving".into())));
         assert_eq!(received(&manager), "READY=1\nSTATUS=serving");
-        notifier.reloading();
+        assert!(notifier.send(&Message::reloading()));
         let reloading = received(&manager);
         let (first, second) = reloading.split_once('\n').unwrap();
         assert_eq!(first, "RELOADING=1");
         assert!(second.strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
-        notifier.watchdog();
-        assert_eq!(received(&manager), "WATCHDOG=1");
+        assert!(notifier.send(&Message::Stopping("bye".into())));
+        assert_eq!(received(&manager), "STOPPING=1\nSTATUS=bye");
         notifier.remove_from_store("listen-a");
         assert_eq!(received(&manager), "FDSTOREREMOVE=1\nFDNAME=listen-a");
         assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(1)));
+        notifier.ping();
+        assert_eq!(received(&manager), "WATCHDOG=1");
+    }
+
+    #[test]
+    fn what_has_not_been_said_is_said_in_the_newest_words() {
+        let status = || Message::Status("new".into());
+        let ready = |words: &str| Message::Ready(words.into());
+        assert_eq!(status().instead_of(ready("old")), ready("new"));
+        assert_eq!(status().instead_of(Message::Reloading(1)), Message::Reloading(1));
+        assert_eq!(
+            status().instead_of(Message::Stopping("old".into())),
+            Message::Stopping("new".into())
+        );
+        assert_eq!(ready("new").instead_of(Message::Reloading(1)), ready("new"));
     }
 
     #[test]
@@ -257,11 +310,11 @@ mod tests {
     #[test]
     fn a_manager_that_does_not_listen_stops_nothing() {
         let (notifier, manager) = pair();
-        for _ in 0..10_000 {
-            notifier.watchdog();
-        }
+        while notifier.send(&Message::Status("full".into())) {}
+        notifier.ping();
         drop(manager);
-        notifier.watchdog();
-        Notifier::default().ready("nobody hears this");
+        notifier.ping();
+        assert!(notifier.send(&Message::Ready("nobody hears this".into())));
+        assert!(Notifier::default().send(&Message::Ready("nobody hears this".into())));
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
+use masterpolicyd::background::Reloading;
 use masterpolicyd::document::{Document, Documents, PortRanges};
 use masterpolicyd::listen;
 use masterpolicyd::notify::Notifier;
@@ -92,10 +93,20 @@ fn serve() -> (SocketAddr, Document) {
         let signals = server::block_signals().expect("blocking signals");
         listen::defer_accept(&socket).expect("TCP_DEFER_ACCEPT");
         let listener = Listener::new(socket.into(), address, Purpose::Policy, false);
-        let reload = Box::new(|| Err("nobody asks for one".into()));
-        let server =
-            Server::new(vec![listener], &signals, 1024, service, reload, Notifier::default())
-                .expect("a server");
+        let poll = server::poll().expect("a poll");
+        let load = || Err("nobody asks for one".into());
+        let wake = server::waker(&poll).expect("a waker");
+        let (reloading, ()) = Reloading::start(load, wake, || ()).expect("a thread");
+        let server = Server::new(
+            poll,
+            vec![listener],
+            &signals,
+            1024,
+            service,
+            reloading,
+            Notifier::default(),
+        )
+        .expect("a server");
         server.run()
     });
     (address, documents.for_port(address.port()).clone())

@@ -5,15 +5,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, debug, error, info, warn};
 
 use crate::account::Account;
+use crate::background::{Loaded, LogWriter, Reloading};
 use crate::cli::Cli;
-use crate::config::{self, Configuration, Problems, Sandbox, Settings, Trust};
+use crate::config::{self, Configuration, Problems, Settings, Trust};
 use crate::exit::Exit;
 use crate::inventory;
 use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
@@ -21,12 +23,15 @@ use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
 use crate::process::{self, Unfit};
-use crate::sandbox::{self, SandboxError, Work};
+use crate::sandbox::{self, Active, SandboxError, Work};
 use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
 
 /// Descriptors kept free for reloading, beside one for each directory of drop-ins, and for what
 /// the libraries open.
 const SPARE_DESCRIPTORS: usize = 16;
+
+/// How long the end waits for the log to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves until a signal stops it.
 ///
@@ -79,11 +84,25 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
         log::log!(kept.level(), "{kept}");
     }
 
-    let reload = reloader(path.to_owned(), settings.clone(), known, authority);
-    let service = service(&configuration);
+    // Capabilities, no_new_privs and the signal mask belong to a thread: those that start now have
+    // what is left, and leave the signals to this one.
     let signals = server::block_signals()?;
-    let server = Server::new(listening, &signals, capacity, service, reload, notifier)?;
-    enter_sandbox(settings.sandbox, &readable_directories(&configuration, path))?;
+    let poll = server::poll()?;
+    let level = settings.sandbox;
+    let (_log_writer, entered) =
+        LogWriter::start(LAST_WORDS, move || sandbox::apply(level, &[Work::Reporting], &[]))
+            .map_err(ServeError::Thread)?;
+    entered?;
+    let readable = readable_directories(&configuration, path);
+    let reload = reloader(path.to_owned(), settings, known, authority);
+    let enter = move || sandbox::apply(level, &[Work::Reloading], &readable);
+    let (reloading, entered) =
+        Reloading::start(reload, server::waker(&poll)?, enter).map_err(ServeError::Thread)?;
+    log_skipped(&entered?);
+
+    let service = service(&configuration);
+    let server = Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
+    log_sandbox(&sandbox::apply(level, &[Work::Serving, Work::Reloading, Work::Reporting], &[])?);
     info!("running as {identity}");
     Ok(server.run()?)
 }
@@ -220,8 +239,8 @@ fn reloader(
     started: Settings,
     known: Known,
     authority: Authority,
-) -> server::Reload {
-    Box::new(move || {
+) -> impl FnMut() -> Loaded<Service> + Send + 'static {
+    move || {
         let trust = Trust {
             starting_uid: known.starting_uid,
             find: &|_, _| Ok(known.account.clone()),
@@ -236,7 +255,7 @@ fn reloader(
         }
         logging::set_level(authority, configuration.settings.log.level);
         Ok(service(&configuration))
-    })
+    }
 }
 
 /// The keys that differ and that only a restart can apply.
@@ -271,15 +290,15 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
     directories.into_iter().collect()
 }
 
-fn enter_sandbox(sandbox: Sandbox, readable: &[PathBuf]) -> Result<(), SandboxError> {
-    let work = [Work::Serving, Work::Reloading, Work::Reporting];
-    let active = sandbox::apply(sandbox, &work, readable)?;
+fn log_skipped(active: &Active) {
     for skipped in &active.skipped {
         info!("{skipped}");
     }
+}
+
+fn log_sandbox(active: &Active) {
     let level = if active.is_complete() { Level::Info } else { Level::Warn };
     log::log!(level, "{active}");
-    Ok(())
 }
 
 /// Why the daemon does not serve.
@@ -291,6 +310,7 @@ enum ServeError {
     Bind(BindError),
     Notify(NotifyError),
     Drop(DropError),
+    Thread(io::Error),
     Sandbox(SandboxError),
     Server(ServerError),
 }
@@ -307,6 +327,7 @@ impl ServeError {
             | Self::User(_)
             | Self::Bind(_)
             | Self::Notify(_)
+            | Self::Thread(_)
             | Self::Sandbox(_)
             | Self::Server(_) => Exit::System,
         }
@@ -322,6 +343,7 @@ impl fmt::Display for ServeError {
             Self::Bind(error) => error.fmt(f),
             Self::Notify(error) => error.fmt(f),
             Self::Drop(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
             Self::Sandbox(error) => error.fmt(f),
             Self::Server(error) => error.fmt(f),
         }

@@ -33,6 +33,7 @@ pub(super) struct Incidents {
     evictions: Incident,
     source_limits: Incident,
     accept_errors: Incident,
+    reloads_awaited: Incident,
 }
 
 impl Incidents {
@@ -43,6 +44,7 @@ impl Incidents {
             evictions: Incident::default(),
             source_limits: Incident::default(),
             accept_errors: Incident::default(),
+            reloads_awaited: Incident::default(),
         }
     }
 
@@ -112,15 +114,28 @@ impl Incidents {
         }
     }
 
+    /// A reload was asked for while one was running; whether that is worth a line.
+    pub(super) fn reload_awaited(&mut self, now: Instant) -> bool {
+        self.reloads_awaited.begins(now)
+    }
+
     /// When [`settle`](Self::settle) has something to tell.
     pub(super) fn due(&self) -> Option<Instant> {
-        let Self { connections, requests, evictions, source_limits, accept_errors } = self;
+        let Self {
+            connections,
+            requests,
+            evictions,
+            source_limits,
+            accept_errors,
+            reloads_awaited,
+        } = self;
         [
             connections.due(),
             requests.due(),
             evictions.due(),
             source_limits.due(),
             accept_errors.due(),
+            reloads_awaited.due(),
         ]
         .into_iter()
         .flatten()
@@ -146,6 +161,12 @@ impl Incidents {
         }
         if let Some(count) = self.accept_errors.settle(now) {
             warn!("accept failed {count} more times in the last {interval} s");
+        }
+        if let Some(count) = self.reloads_awaited.settle(now) {
+            info!(
+                "a reload was asked for {count} more times in the last {interval} s while one was \
+                 running"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The event loop: it accepts, drives every exchange, keeps the deadlines, and answers to signals.
 //!
-//! It owns the order of things; its rooms own the pieces. It knows nothing of files: a new policy
-//! comes from the closure it was given. Nothing a client does can make the work, the memory or the
-//! log lines unbounded.
+//! It owns the order of things; its rooms own the pieces. It knows nothing of files: the threads of
+//! `background` do what may block, and a new policy comes from there. Nothing a client does can make
+//! the work, the memory or the log lines unbounded.
 
 mod connection;
 pub mod exchange;
@@ -14,20 +14,21 @@ pub mod metrics;
 mod scrape;
 mod signals;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use log::{debug, error, info};
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::SigSet;
 
 pub use listener::{Listener, Purpose};
 
+use crate::background::{Reloading, Requested};
 use crate::document::Documents;
 use crate::logging;
-use crate::notify::Notifier;
+use crate::notify::{Message, Notifier};
 use connection::{Connection, Progress};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
@@ -67,10 +68,6 @@ pub struct Service {
     pub loaded: SystemTime,
 }
 
-/// Reads the configuration again. An error leaves the old service in place; it is logged line by
-/// line.
-pub type Reload = Box<dyn FnMut() -> Result<Service, Box<dyn std::error::Error>>>;
-
 /// The server could not be set up, or its poll failed.
 #[derive(Debug)]
 pub struct ServerError {
@@ -90,6 +87,29 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> ServerError {
     move |error| ServerError { doing, error }
 }
 
+/// The poll of a server to be.
+///
+/// # Errors
+/// The system gives no descriptor for it.
+pub fn poll() -> Result<Poll, ServerError> {
+    Poll::new().map_err(failed("create a poll"))
+}
+
+/// What the thread that reads configurations calls when it has finished. It does not block. A poll
+/// has one, so call this once.
+///
+/// # Errors
+/// The system gives no descriptor for it.
+pub fn waker(poll: &Poll) -> Result<impl Fn() + Send + 'static, ServerError> {
+    let waker = Waker::new(poll.registry(), Wakes::Reloaded.into());
+    let waker = waker.map_err(failed("create a waker"))?;
+    Ok(move || {
+        if let Err(error) = waker.wake() {
+            error!("cannot wake the server after a reload: {error}");
+        }
+    })
+}
+
 /// The signals the server answers to. From here on they are held back from the process, to be
 /// read by its loop.
 ///
@@ -104,13 +124,16 @@ pub fn block_signals() -> Result<SigSet, ServerError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wakes {
     Signals,
+    /// The thread that reads configurations has finished.
+    Reloaded,
     Listener(usize),
     Connection(Purpose, usize),
 }
 
 impl Wakes {
     const SIGNALS: usize = usize::MAX;
-    const LAST_LISTENER: usize = Self::SIGNALS - 1;
+    const RELOADED: usize = Self::SIGNALS - 1;
+    const LAST_LISTENER: usize = Self::RELOADED - 1;
     const LISTENERS: usize = 4096;
     const FIRST_SCRAPE: usize = usize::MAX / 2;
 }
@@ -119,6 +142,7 @@ impl From<Wakes> for Token {
     fn from(wakes: Wakes) -> Self {
         Self(match wakes {
             Wakes::Signals => Wakes::SIGNALS,
+            Wakes::Reloaded => Wakes::RELOADED,
             Wakes::Listener(index) => Wakes::LAST_LISTENER - index,
             Wakes::Connection(Purpose::Policy, key) => key,
             Wakes::Connection(Purpose::Metrics, key) => Wakes::FIRST_SCRAPE + key,
@@ -130,6 +154,7 @@ impl From<Token> for Wakes {
     fn from(Token(number): Token) -> Self {
         match number {
             Self::SIGNALS => Self::Signals,
+            Self::RELOADED => Self::Reloaded,
             number if number > Self::LAST_LISTENER - Self::LISTENERS => {
                 Self::Listener(Self::LAST_LISTENER - number)
             }
@@ -151,7 +176,7 @@ pub struct Server {
     /// The most connections that the descriptors allow, whatever the configuration says.
     capacity: usize,
     service: Service,
-    reload: Reload,
+    reloading: Reloading<Service>,
     manager: Manager,
     counters: Counters,
     incidents: Incidents,
@@ -161,20 +186,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Sets up the loop around sockets that are bound already. `capacity` is the most unfinished
+    /// Sets up the loop around [`poll`]'s poll and sockets that are bound already. `capacity` is the most unfinished
     /// connections that the descriptor limit allows, [`SCRAPES`] not counted.
     ///
     /// # Errors
-    /// The system gives no poll or signal descriptor, or refuses to watch a socket.
+    /// The system gives no signal descriptor, or refuses to watch a socket.
     pub fn new(
+        poll: Poll,
         mut listeners: Vec<Listener>,
         signals: &SigSet,
         capacity: usize,
         service: Service,
-        reload: Reload,
+        reloading: Reloading<Service>,
         notifier: Notifier,
     ) -> Result<Self, ServerError> {
-        let poll = Poll::new().map_err(failed("create a poll"))?;
         let registry = poll.registry();
         let signals = Signals::new(signals).map_err(failed("create a signal descriptor"))?;
         signals.watch(registry, Wakes::Signals.into()).map_err(failed("watch signals"))?;
@@ -193,7 +218,7 @@ impl Server {
             scrapes: Connections::new(SCRAPES, SCRAPES),
             capacity,
             service,
-            reload,
+            reloading,
             manager: Manager::new(notifier, Instant::now()),
             counters: Counters::default(),
             incidents: Incidents::new(),
@@ -208,7 +233,7 @@ impl Server {
     /// The poll itself fails.
     pub fn run(mut self) -> Result<(), ServerError> {
         info!("{}", self.status());
-        self.manager.ready(&self.status());
+        self.tell(Message::Ready(self.status()), Instant::now());
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let now = Instant::now();
@@ -222,6 +247,7 @@ impl Server {
             for event in &events {
                 match event.token().into() {
                     Wakes::Signals => self.take_signals(now),
+                    Wakes::Reloaded => self.take_reloaded(now),
                     Wakes::Listener(number) => {
                         let mut listeners = self.listeners.iter_mut();
                         if let Some(listener) = listeners.find(|it| it.number == number) {
@@ -457,7 +483,7 @@ impl Server {
     fn take_signals(&mut self, now: Instant) {
         while let Some(asked) = self.signals.next() {
             match asked {
-                Asked::Reload => self.reload(),
+                Asked::Reload => self.reload(now),
                 Asked::Counters => info!(
                     "{}, open {}, log lines dropped {}",
                     self.counters,
@@ -469,16 +495,32 @@ impl Server {
         }
     }
 
-    fn reload(&mut self) {
-        self.manager.reloading();
-        match (self.reload)() {
+    /// Has the configuration read, while the old policy is served.
+    fn reload(&mut self, now: Instant) {
+        match self.reloading.request(now) {
+            Requested::Began => self.tell(Message::reloading(), now),
+            Requested::Follows { running } => {
+                // Many may ask while one hangs, and one line tells them all.
+                if self.incidents.reload_awaited(now) {
+                    let seconds = running.as_secs_f64();
+                    info!("a reload has been running for {seconds:.1} s: one more follows it");
+                }
+                self.tell(Message::Status(self.status()), now);
+            }
+        }
+    }
+
+    /// Takes up what the thread that reads configurations has finished.
+    fn take_reloaded(&mut self, now: Instant) {
+        let Some(result) = self.reloading.result() else { return };
+        match result {
             Ok(service) => {
                 let Limits { connections, connections_per_source, .. } = service.limits;
                 self.players.set_limits(connections.min(self.capacity), connections_per_source);
                 self.service = service;
                 self.counters.reloaded();
                 info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest());
-                self.manager.ready(&self.status());
+                self.tell(Message::Ready(self.status()), now);
             }
             Err(problems) => {
                 self.counters.reload_failed();
@@ -487,9 +529,17 @@ impl Server {
                 }
                 error!("reload failed: the old policy keeps serving");
                 let status = format!("reload failed, old policy kept; {}", self.status());
-                self.manager.ready(&status);
+                self.tell(Message::Ready(status), now);
             }
         }
+        if self.reloading.is_wanted_again() && self.stopping.is_none() {
+            self.reload(now);
+        }
+    }
+
+    /// Tells the service manager something.
+    fn tell(&mut self, message: Message, now: Instant) {
+        self.manager.tell(message, now);
     }
 
     /// Stops accepting, and gives what is in flight the time of one request to finish.
@@ -504,7 +554,7 @@ impl Server {
             return;
         }
         self.stopping = Some(now + self.service.limits.request_timeout);
-        self.manager.stopping(&self.status());
+        self.tell(Message::Stopping(self.status()), now);
         info!("{signal}: stopping; {}", self.status());
         self.empty_queues(now);
         self.listeners.retain(|listener| listener.is_kept);
@@ -550,7 +600,11 @@ impl Server {
         }
         let (served, unserved) =
             (self.counters.requests(Outcome::Served), self.counters.unserved());
-        status + &format!("; {served} served, {unserved} not, {} open", self.open())
+        let _ = write!(status, "; {served} served, {unserved} not, {} open", self.open());
+        if let Some(running) = self.reloading.running(Instant::now()) {
+            let _ = write!(status, "; reloading for {} s", running.as_secs());
+        }
+        status
     }
 }
 
@@ -579,6 +633,7 @@ mod tests {
     fn a_token_says_what_it_was_made_for() {
         for wakes in [
             Wakes::Signals,
+            Wakes::Reloaded,
             Wakes::Listener(0),
             Wakes::Listener(Wakes::LISTENERS - 1),
             Wakes::Connection(Purpose::Policy, 0),

@@ -70,7 +70,7 @@ fn document_with(site_control: &str, rules: &[Rule]) -> Vec<u8> {
 }
 
 /// How the daemon's stderr is treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Stderr {
     /// Read into [`Log`].
     Read,
@@ -80,6 +80,8 @@ pub(crate) enum Stderr {
     Broken,
     /// No descriptor at all.
     Closed,
+    /// This descriptor.
+    Given(OwnedFd),
 }
 
 /// Who meets the `listen` addresses.
@@ -237,7 +239,7 @@ impl Setup {
     /// Starts the daemon and waits until it is ready.
     #[track_caller]
     pub(crate) fn start(self) -> Daemon {
-        let is_read = self.stderr == Stderr::Read;
+        let is_read = matches!(self.stderr, Stderr::Read);
         let mut daemon = self.spawn();
         daemon.wait_for_state("READY=1");
         if is_read {
@@ -343,7 +345,7 @@ impl Setup {
             command.stdout(second);
         }
         script.push_str("exec \"$@\"");
-        if self.stderr == Stderr::Closed {
+        if matches!(self.stderr, Stderr::Closed) {
             script.push_str(" 2>&-");
         }
         command.args(["-c", &script, "sh"]).args(&self.wrapper).arg(&self.program).arg("-c");
@@ -352,21 +354,26 @@ impl Setup {
         command.env("NOTIFY_SOCKET", &notify_path).envs(self.environment);
 
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        if self.stderr == Stderr::Full {
+        if matches!(self.stderr, Stderr::Full) {
             fill(&writer);
         }
         command.stderr(writer);
+        let mut kind = self.stderr;
+        if let Stderr::Given(descriptor) = kind {
+            command.stderr(descriptor);
+            kind = Stderr::Broken;
+        }
         let child = command.spawn().expect("starting sh");
         // The writing end that this process holds must go, or the log never ends.
         drop(command);
         let mut unread = None;
-        let log = match self.stderr {
+        let log = match kind {
             Stderr::Read => Log::follow(reader),
             Stderr::Full => {
                 unread = Some(reader);
                 Log::default()
             }
-            Stderr::Broken | Stderr::Closed => Log::default(),
+            Stderr::Broken | Stderr::Closed | Stderr::Given(_) => Log::default(),
         };
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         Daemon {

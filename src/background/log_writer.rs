@@ -1,0 +1,87 @@
+//! The thread that writes the log: a line may take for as long as nobody reads it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use super::thread::start;
+use crate::logging::{self, Stderr};
+
+/// Lines that may wait. What comes when there are as many is dropped and counted.
+const WAITING: usize = 1024;
+
+const STACK: usize = 256 * 1024;
+
+/// What the thread is to do.
+enum Work {
+    Write(Box<[u8]>),
+    /// Nothing; it wakes the thread, so that it sees the end.
+    Wake,
+}
+
+/// The thread that writes the log. When this is dropped, it waits until everything is written, but
+/// not for ever. What is logged after that is written by whoever logs it, or dropped where the
+/// thread has not finished.
+#[derive(Debug)]
+pub struct LogWriter {
+    work: SyncSender<Work>,
+    /// Whether the thread is to end once there is nothing left to write.
+    is_over: Arc<AtomicBool>,
+    /// Disconnected once the thread has ended.
+    ended: Receiver<()>,
+    patience: Duration,
+}
+
+impl LogWriter {
+    /// Starts the thread, which calls `enter` first. From here on the log is written there, and
+    /// the end waits for it for `patience` at the most. Returns what `enter` returned, too.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    pub fn start<S: Send + 'static>(
+        patience: Duration,
+        enter: impl FnOnce() -> S + Send + 'static,
+    ) -> io::Result<(Self, S)> {
+        let (work, works) = mpsc::sync_channel(WAITING);
+        let (alive, ended) = mpsc::sync_channel(1);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let sees_end = Arc::clone(&is_over);
+        let entered = start("log", STACK, enter, move || {
+            write_until_the_end(&works, &sees_end);
+            drop(alive);
+        })?;
+        let lines = work.clone();
+        logging::hand_over(move |line| lines.try_send(Work::Write(line.into())).is_ok());
+        Ok((Self { work, is_over, ended, patience }, entered))
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        // Without room for it the thread is awake.
+        let _ = self.work.try_send(Work::Wake);
+        logging::take_back(match self.ended.recv_timeout(self.patience) {
+            Err(RecvTimeoutError::Timeout) => Stderr::Stuck,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => Stderr::Free,
+        });
+    }
+}
+
+fn write_until_the_end(works: &Receiver<Work>, is_over: &AtomicBool) {
+    loop {
+        let work = match works.try_recv() {
+            Ok(work) => work,
+            Err(_) if is_over.load(Ordering::SeqCst) => return,
+            Err(_) => match works.recv() {
+                Ok(work) => work,
+                Err(_) => return,
+            },
+        };
+        if let Work::Write(line) = work {
+            logging::write(&line);
+        }
+    }
+}

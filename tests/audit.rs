@@ -18,7 +18,8 @@ use socket2::Socket;
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::network::{in_own_network, listen};
 use support::{
-    Daemon, Directory, SERVICE_USER, Setup, find_program, set_mode, skip, unshare_of_mounts,
+    Daemon, Directory, SERVICE_USER, Setup, find_program, script_of_terminals, set_mode, skip,
+    unshare_of_mounts,
 };
 
 const POLICY_PORT: u16 = 843;
@@ -538,9 +539,7 @@ fn without_proc_it_cannot_tell() {
 fn on_a_terminal_it_is_a_table() {
     let name = "on_a_terminal_it_is_a_table";
     in_own_network(name, || {
-        let Some(script) = find_program("script") else {
-            return skip(name, "script is not installed");
-        };
+        let Some(script) = script_of_terminals(name) else { return };
         let directory = configure("listen = [\"127.0.0.1:843\"]");
         let main = directory.path().join(MAIN_FILE);
         let print = |no_color: &str| -> Vec<String> {

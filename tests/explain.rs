@@ -13,7 +13,7 @@ use masterpolicyd::policy::{Lack, Reason};
 use serde_json::{Value, json};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::{Directory, find_program, set_mode, skip};
+use support::{Directory, script_of_terminals, set_mode};
 
 /// A configuration with two policy directories, `first` and `second`.
 struct Host {
@@ -466,9 +466,7 @@ fn a_reader_that_has_gone_changes_nothing_about_the_verdict() {
 
 #[test]
 fn colour_is_for_terminals_that_want_it() {
-    let Some(script) = find_program("script") else {
-        return skip("colour_is_for_terminals_that_want_it", "script is not installed");
-    };
+    let Some(script) = script_of_terminals("colour_is_for_terminals_that_want_it") else { return };
     let host = Host::new(RULES);
     let log = host.file("typescript");
     File::create(&log).unwrap();

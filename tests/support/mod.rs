@@ -10,7 +10,7 @@ pub(crate) mod process;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{env, fs, io};
 
@@ -85,6 +85,25 @@ pub(crate) fn unshare_of_mounts(test: &str) -> Option<PathBuf> {
         return None;
     }
     Some(unshare)
+}
+
+/// `script`, which gives a program a terminal, if there can be one here. It says why not where there
+/// cannot, as in a chroot without `/dev/pts`.
+pub(crate) fn script_of_terminals(test: &str) -> Option<PathBuf> {
+    let Some(script) = find_program("script") else {
+        skip(test, "script is not installed");
+        return None;
+    };
+    let tried = Command::new(&script)
+        .args(["-qec", "true", "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("starting script");
+    if !tried.status.success() {
+        skip(test, String::from_utf8_lossy(&tried.stderr).trim_end());
+        return None;
+    }
+    Some(script)
 }
 
 /// A fresh directory that the service user may read and only its maker may write.

@@ -1,10 +1,11 @@
-"""load.py SECONDS [CLIENTS]: asks 127.0.0.1:843 for the policy, over and over.
+"""load.py SECONDS [CLIENTS]: asks 127.0.0.1:843 for the policy, over and over, or until SIGTERM.
 
 Prints `REQUESTS requests, FAILED failed` and the reason for each kind of failure; exits 1 when one
 failed. A request fails when it is refused, reset, or not answered whole within 10 seconds.
 """
 
 import collections
+import signal
 import socket
 import sys
 import threading
@@ -15,6 +16,8 @@ seconds = float(sys.argv[1])
 clients = int(sys.argv[2]) if len(sys.argv) > 2 else 8
 answered = collections.Counter()
 failures = collections.Counter()
+told_to_end = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
 
 
 def ask():
@@ -28,7 +31,7 @@ def ask():
 
 
 def client(number, end):
-    while time.monotonic() < end:
+    while time.monotonic() < end and not told_to_end.is_set():
         try:
             ask()
             answered[number] += 1
@@ -41,6 +44,7 @@ end = time.monotonic() + seconds
 threads = [threading.Thread(target=client, args=(number, end)) for number in range(clients)]
 for thread in threads:
     thread.start()
+print("asking", flush=True)
 for thread in threads:
     thread.join()
 failed = sum(failures.values())

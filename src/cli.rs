@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-use crate::policy::{Host, MASTER_PORT, Origin, OriginError};
+use crate::policy::{Host, MASTER_PORT, Origin, OriginError, Player};
 
 /// Where the configuration is looked for when `-c` does not say.
 pub const DEFAULT_CONFIG: &str = "/etc/masterpolicyd/masterpolicyd.toml";
@@ -119,6 +119,10 @@ pub struct Explain {
     /// The port that the policy is served from
     #[arg(long, value_name = "PORT", value_parser = parse_port, default_value_t = MASTER_PORT)]
     pub policy_port: u16,
+
+    /// The player that decides: flash, lightspark or unity
+    #[arg(long, value_name = "PLAYER", default_value = Player::Flash.as_str())]
+    pub player: Player,
 
     /// Print one JSON object
     #[arg(long)]

@@ -196,12 +196,14 @@ fn the_json_has_the_rule_as_it_stands_in_its_file() {
     });
     assert_eq!(
         host.explain_json("--origin https://a.test --port 2"),
-        json!({"verdict": "allowed", "reason": "rule", "rule": rule, "near": []})
+        json!({
+            "player": "flash", "verdict": "allowed", "reason": "rule", "rule": rule, "near": [],
+        })
     );
     assert_eq!(
         host.explain_json("--origin http://a.test --port 2"),
         json!({
-            "verdict": "refused",
+            "player": "flash", "verdict": "refused",
             "reason": "no-rule",
             "rule": null,
             "near": [{"rule": rule, "lacks": "secure"}],
@@ -504,4 +506,34 @@ fn the_manual_lists_exactly_the_codes_that_are_printed() {
     let listed: BTreeSet<_> =
         page.lines().filter_map(|line| line.strip_prefix(".It Cm ")).collect();
     assert_eq!(listed, known);
+}
+
+#[test]
+fn each_player_is_answered_for_as_it_decides() {
+    let host = Host::new(
+        "[[allow-access-from]]\ndomain = \"*.example.com\"\nto-ports = \"5000-5009\"\n\
+         [[allow-access-from]]\ndomain = \"*\"\nto-ports = \"6000-6009\"\n",
+    );
+    let lacks = |player: &str, port: u16| {
+        let arguments = format!("--origin www.example.com --port {port} --player {player} --json");
+        let output = host.command(&arguments).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["player"], player);
+        let is_allowed = answer["verdict"] == "allowed";
+        assert_eq!(output.status.code(), Some(i32::from(!is_allowed)));
+        (!is_allowed).then(|| answer["near"][0]["lacks"].as_str().unwrap().to_owned())
+    };
+    for (port, expected) in [
+        (5000, [None, None, Some("any-domain")]),
+        (5009, [None, Some("range"), Some("any-domain")]),
+        (6005, [None, Some("range"), None]),
+        (6009, [None, Some("range"), Some("range")]),
+    ] {
+        let found = ["flash", "lightspark", "unity"].map(|player| lacks(player, port));
+        assert_eq!(found, expected.map(|lack| lack.map(str::to_owned)), "port {port}");
+    }
+    let main = format!("expand-port-ranges = true\n{}", host.main);
+    host.directory.write(MAIN_FILE, main);
+    assert_eq!(lacks("lightspark", 6009), None, "a list is read whole");
+    assert_eq!(lacks("unity", 6009), None, "a list is read whole");
 }

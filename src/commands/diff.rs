@@ -84,8 +84,11 @@ impl<'a> Difference<'a> {
         address: SocketAddr,
     ) -> Self {
         let Configuration { policy, places, .. } = on_disk;
-        let (disk_keys, served_keys) = (keys(&policy.rules), keys(&served.rules));
-        let placed = policy.rules.iter().zip(places);
+        // Where no policy counts, other ports than 843 have no rules to serve.
+        let has_none = policy.meta_policy == MetaPolicy::None && address.port() != MASTER_PORT;
+        let rules: &[Rule] = if has_none { &[] } else { &policy.rules };
+        let (disk_keys, served_keys) = (keys(rules), keys(&served.rules));
+        let placed = rules.iter().zip(places);
         let added = placed.filter(|(rule, _)| served_keys.binary_search(&Key::of(rule)).is_err());
         let removed =
             served.rules.iter().filter(|rule| disk_keys.binary_search(&Key::of(rule)).is_err());

@@ -15,11 +15,12 @@ use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::cli;
-use crate::config::{Configuration, Masked, Place, Settings};
+use crate::config::{Configuration, Masked, Place, Settings, bounds};
+use crate::document::PortRanges;
 use crate::exit::Exit;
 use crate::policy::{
-    Domain, FIRST_HIGH_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy,
-    PortSet, Reason, Rule, Verdict,
+    Delivery, Domain, FIRST_HIGH_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin,
+    Player, Policy, PortSet, Reason, Rule, Verdict, can_grant,
 };
 use crate::printable::Escaped;
 
@@ -35,13 +36,22 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
         tell("name ORIGIN and PORT");
         return Exit::Unknown;
     };
-    let connection = Connection { origin, port, policy_port: asked.policy_port };
+    let connection = Connection {
+        origin,
+        port,
+        player: asked.player,
+        delivery: Delivery {
+            port: asked.policy_port,
+            bytes: configuration.documents.for_port(asked.policy_port).bytes().len(),
+        },
+        port_ranges: configuration.settings.port_ranges,
+    };
     let masked = masked_rules(&configuration);
     let Configuration { settings, policy, places, .. } = &configuration;
     let explanation = Explanation::find(policy, places, &masked, &connection);
     let mut output = Output::to_stdout();
     if asked.json {
-        output.print_json(&explanation.to_json());
+        output.print_json(&explanation.to_json(asked.player));
     } else {
         let remedy = explanation.remedy(settings, config, &connection);
         let text = ExplanationInWords {
@@ -60,14 +70,23 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
 struct Connection<'a> {
     origin: &'a Origin,
     port: u16,
-    /// Where the policy came from.
-    policy_port: u16,
+    player: Player,
+    /// How the policy comes to the player.
+    delivery: Delivery,
+    /// How its ranges of ports are served.
+    port_ranges: PortRanges,
 }
 
 impl Connection<'_> {
-    /// Whether the policy comes from a port that may not grant this one.
-    fn is_out_of_reach(&self) -> bool {
-        self.port < FIRST_HIGH_PORT && self.policy_port >= FIRST_HIGH_PORT
+    /// What the player decides about rules that are served to it.
+    fn decide(&self, meta_policy: MetaPolicy, rules: &[Rule]) -> Verdict {
+        let served = |rule: &Rule| Rule {
+            ports: self.port_ranges.applied_to(&rule.ports),
+            domain: rule.domain.clone(),
+            secure: rule.secure,
+        };
+        let policy = Policy { meta_policy, rules: rules.iter().map(served).collect() };
+        policy.decide_as(self.player, self.delivery, self.origin, self.port)
     }
 }
 
@@ -146,11 +165,8 @@ impl<'a> Explanation<'a> {
         masked: &'a [MaskedRule],
         connection: &Connection<'_>,
     ) -> Self {
-        let decide = |policy: &Policy| {
-            policy.decide(connection.origin, connection.port, connection.policy_port)
-        };
         let at = |index: usize| (&policy.rules[index], &places[index]);
-        let (reason, misses) = match decide(policy) {
+        let (reason, misses) = match connection.decide(policy.meta_policy, &policy.rules) {
             Verdict::Allowed { rule } => {
                 let (rule, place) = at(rule);
                 return Self::Allowed { rule, place };
@@ -164,7 +180,7 @@ impl<'a> Explanation<'a> {
         let mut near: Vec<_> = misses.into_iter().map(near_of).collect();
         if reason == Reason::MetaPolicyNone {
             // What else is in the way shows only where the meta-policy is not.
-            match decide(&Policy { meta_policy: MetaPolicy::All, rules: policy.rules.clone() }) {
+            match connection.decide(MetaPolicy::All, &policy.rules) {
                 Verdict::Allowed { rule } => {
                     let (rule, place) = at(rule);
                     near.push(Near { rule, place, lacks: Shortfall::MetaPolicy });
@@ -175,12 +191,12 @@ impl<'a> Explanation<'a> {
             }
         }
         for MaskedRule { rule, place, by } in masked {
-            let alone = Policy { meta_policy: policy.meta_policy, rules: vec![rule.clone()] };
-            if matches!(decide(&alone), Verdict::Allowed { .. }) {
+            let alone = connection.decide(policy.meta_policy, std::slice::from_ref(rule));
+            if matches!(alone, Verdict::Allowed { .. }) {
                 near.push(Near { rule, place, lacks: Shortfall::Masked(by) });
             }
         }
-        near.sort_by_key(|near| near.rank(connection));
+        near.sort_by_cached_key(|near| near.rank(connection));
         Self::Refused { reason, near }
     }
 
@@ -191,15 +207,17 @@ impl<'a> Explanation<'a> {
         }
     }
 
-    fn to_json(&self) -> ExplanationJson {
+    fn to_json(&self, player: Player) -> ExplanationJson {
         match self {
             Self::Allowed { rule, place } => ExplanationJson {
+                player: player.as_str(),
                 verdict: "allowed",
                 reason: "rule",
                 rule: Some(PlacedRuleJson::new(rule, place)),
                 near: Vec::new(),
             },
             Self::Refused { reason, near } => ExplanationJson {
+                player: player.as_str(),
                 verdict: "refused",
                 reason: reason.code(),
                 rule: None,
@@ -216,7 +234,15 @@ impl<'a> Explanation<'a> {
         if *reason == Reason::MetaPolicyNone {
             remedy.change(format!("in {main_file}, set meta-policy = \"master-only\""));
         }
-        if connection.is_out_of_reach() {
+        if *reason == Reason::TooLong {
+            let longest = connection.player.quirks().longest_answer.unwrap_or_default();
+            remedy.change(format!(
+                "shorten the document from {} bytes to {longest}: grant ranges, or fewer domains",
+                connection.delivery.bytes
+            ));
+            return remedy;
+        }
+        if !can_grant(connection.delivery.port, connection.port) {
             let own = settings.listen.iter().find(|it| it.port() < FIRST_HIGH_PORT);
             if let Some(own) = own {
                 // That is set already, and the question was about another port.
@@ -224,7 +250,7 @@ impl<'a> Explanation<'a> {
                     "have the content take the policy from port {}, where it is served too, and \
                      not from port {}",
                     own.port(),
-                    connection.policy_port
+                    connection.delivery.port
                 ));
             } else {
                 remedy.change(format!(
@@ -237,6 +263,13 @@ impl<'a> Explanation<'a> {
         match near.first().map(|near| near.lacks) {
             // The rule is there, and nothing else is in its way.
             Some(Shortfall::MetaPolicy | Shortfall::Rule(Lack::LowPort)) => return remedy,
+            Some(Shortfall::Rule(Lack::Range)) => {
+                remedy.change(format!(
+                    "in {main_file}, set expand-port-ranges = true, or write the port {} by itself",
+                    connection.port
+                ));
+                return remedy;
+            }
             Some(Shortfall::Masked(by)) => {
                 let by = escaped(by);
                 remedy.change(format!("remove {by}, or write the rule there too"));
@@ -253,14 +286,16 @@ impl<'a> Explanation<'a> {
             remedy.change(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
         }
         remedy.change(format!("add to {main_file}, or to a drop-in:"));
+        let quirks = connection.player.quirks();
         let domain = match &connection.origin.host {
+            _ if quirks.only_any_domain => Domain::Any,
             Host::Name(name) => Domain::Name(name.clone()),
             Host::Address(address) => Domain::Address(*address),
         };
         remedy.rule = PortSet::from_ranges([connection.port.into()]).map(|ports| Rule {
             domain,
             ports,
-            secure: connection.origin.secure,
+            secure: connection.origin.secure && !quirks.ignores_secure,
         });
         remedy
     }
@@ -314,8 +349,8 @@ impl Near<'_> {
         let lack = match self.lacks {
             Shortfall::Masked(_) => 0,
             Shortfall::MetaPolicy => 1,
-            Shortfall::Rule(Lack::LowPort) => 2,
-            Shortfall::Rule(Lack::Secure) => 3,
+            Shortfall::Rule(Lack::LowPort | Lack::Range) => 2,
+            Shortfall::Rule(Lack::Secure | Lack::AnyDomain) => 3,
             Shortfall::Rule(Lack::Port) if self.rule.domain != Domain::Any => 4,
             // Another name of the same site is a likelier slip than a port for everybody.
             Shortfall::Rule(Lack::Domain) if kinship > 1 => 5,
@@ -351,6 +386,7 @@ fn shared_labels(domain: &Domain, host: &Host) -> usize {
 
 #[derive(Serialize)]
 struct ExplanationJson {
+    player: &'static str,
     verdict: &'static str,
     reason: &'static str,
     rule: Option<PlacedRuleJson>,
@@ -383,16 +419,23 @@ struct ExplanationInWords<'a> {
 
 impl fmt::Display for ExplanationInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection { origin, port, .. } = self.connection;
+        let Connection { origin, port, player, .. } = self.connection;
+        let of_player = match player {
+            Player::Flash => String::new(),
+            other => format!(", says {other}"),
+        };
         match self.explanation {
             Explanation::Allowed { rule, place } => {
                 let allowed = self.terminal.paint(Tone::Good, "allowed");
-                writeln!(f, "{allowed}: {origin} may connect to port {port}")?;
+                writeln!(f, "{allowed}: {origin} may connect to port {port}{of_player}")?;
                 writeln!(f, "  {place}: {rule}")
             }
             Explanation::Refused { reason, near } => {
                 let refused = self.terminal.paint(Tone::Bad, "refused");
-                writeln!(f, "{refused}: {origin} may not connect to port {port}: {reason}")?;
+                writeln!(
+                    f,
+                    "{refused}: {origin} may not connect to port {port}{of_player}: {reason}"
+                )?;
                 for Near { rule, place, lacks } in near.iter().take(SHOWN) {
                     writeln!(f, "  {place}: {rule}: {lacks}")?;
                 }
@@ -418,7 +461,8 @@ fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
         let located = masked.rules(configuration.trusted).into_iter();
         located.map(move |(rule, place)| MaskedRule { rule, place, by: by.clone() })
     };
-    configuration.masked.iter().flat_map(rules_of).collect()
+    // Nothing bounds what masked files hold together, as nobody serves it.
+    configuration.masked.iter().flat_map(rules_of).take(bounds::RULES).collect()
 }
 
 #[cfg(test)]
@@ -440,7 +484,13 @@ mod tests {
         let places = places(rules.len());
         let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules };
         let origin = origin.parse().unwrap();
-        let connection = Connection { origin: &origin, port, policy_port: MASTER_PORT };
+        let connection = Connection {
+            origin: &origin,
+            port,
+            player: Player::Flash,
+            delivery: Delivery { port: MASTER_PORT, bytes: 0 },
+            port_ranges: PortRanges::AsWritten,
+        };
         match Explanation::find(&policy, &places, &[], &connection) {
             Explanation::Refused { near, .. } => {
                 near.iter().map(|near| (near.place.line, near.lacks.code())).collect()

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
-use crate::document::{Document, ONE_SEGMENT};
-use crate::policy::{Coverage, Domain, FIRST_HIGH_PORT, MetaPolicy, Policy, Rule};
+use crate::document::{Document, ONE_SEGMENT, PortRanges};
+use crate::policy::{
+    Coverage, Domain, EXPANDABLE_PORTS, FIRST_HIGH_PORT, MetaPolicy, Player, Policy, PortRange,
+    RangeReading, Rule,
+};
 
 /// What Linux sends before it waits for an acknowledgement: ten segments.
 const ONE_ROUND_TRIP: usize = 14 * 1024;
@@ -88,23 +91,89 @@ pub(super) fn void_rules(
     is_void.then_some(spot).flatten().map(|spot| warning(spot, message))
 }
 
-/// A document that takes long to arrive, or that some players read the beginning of only.
+/// Ranges that are too long to be served as lists, where lists are asked for.
+pub(super) fn kept_ranges(
+    rules: &[PlacedRule],
+    port_ranges: PortRanges,
+) -> impl Iterator<Item = Problem> {
+    let is_asked_for = port_ranges == PortRanges::Expanded;
+    rules.iter().filter(move |_| is_asked_for).filter_map(|placed| {
+        let is_kept =
+            |range: &&PortRange| range.count() > EXPANDABLE_PORTS && **range != PortRange::EVERY;
+        let range = placed.rule.ports.ranges().iter().find(is_kept)?;
+        let message = format!(
+            "the range {range} has more than {EXPANDABLE_PORTS} ports and is served as it is: \
+             Lightspark reads its first port only, and Unity's web player all but its last; grant \
+             fewer ports, or several ranges of at most {EXPANDABLE_PORTS}"
+        );
+        Some(warning(&placed.spot, message))
+    })
+}
+
+/// Rules that do not grant to one of `players` what they say.
+pub(super) fn misread<'a>(
+    rules: &'a [PlacedRule],
+    players: &'a [Player],
+    port_ranges: PortRanges,
+) -> impl Iterator<Item = Problem> + 'a {
+    players.iter().flat_map(move |&player| {
+        rules.iter().flat_map(move |placed| {
+            let messages = misreadings(player, &placed.rule, port_ranges);
+            messages.map(|message| warning(&placed.spot, message))
+        })
+    })
+}
+
+fn misreadings(
+    player: Player,
+    rule: &Rule,
+    port_ranges: PortRanges,
+) -> impl Iterator<Item = String> {
+    let quirks = player.quirks();
+    let has_domain = !quirks.only_any_domain || rule.domain == Domain::Any;
+    let domain = (!has_domain)
+        .then(|| format!("{player} counts no domain but \"*\", so this rule grants it nothing"));
+    // Where lists are served, the ranges that are left have a warning of their own.
+    let is_misread = |range: &&PortRange| {
+        port_ranges == PortRanges::AsWritten && range.count() > 1 && **range != PortRange::EVERY
+    };
+    let range = rule.ports.ranges().iter().find(is_misread);
+    let range = range.and_then(|range| {
+        let read = match quirks.ranges {
+            RangeReading::Whole => return None,
+            RangeReading::FirstPort => "its first port only",
+            RangeReading::WithoutLastPort => "all its ports but the last",
+        };
+        Some(format!(
+            "{player} reads of the range {range} {read}; set expand-port-ranges = true, or write a \
+             list"
+        ))
+    });
+    let secure = (quirks.ignores_secure && rule.secure && has_domain).then(|| {
+        format!("{player} takes no notice of secure, so this rule lets in what came by http too")
+    });
+    [domain, range, secure].into_iter().flatten()
+}
+
+/// A document that takes long to arrive, or that some players refuse or read the beginning of only.
 pub(super) fn large_document(document: &Document, main_file: Place) -> Option<Problem> {
     let size = document.bytes().len();
+    let beginning = "players that stop at the first short read refuse it";
+    let unity = Player::EVERY.into_iter().find_map(|player| {
+        let longest = player.quirks().longest_answer.filter(|&longest| size > longest)?;
+        Some(format!(", and {player}, which reads no more than {longest}, always does"))
+    });
+    let unity = unity.unwrap_or_default();
     let why = if size > ONE_ROUND_TRIP {
-        format!(
-            "more than {ONE_ROUND_TRIP}, so it takes more than one round trip, and some players \
-             read its beginning only"
-        )
+        format!("more than {ONE_ROUND_TRIP}, so it takes more than one round trip: ")
     } else if size > ONE_SEGMENT {
-        format!(
-            "more than the {ONE_SEGMENT} that fit in one segment, and some players read its \
-             beginning only"
-        )
+        format!("more than the {ONE_SEGMENT} that fit in one segment: ")
     } else {
         return None;
     };
-    let message = format!("the document is {size} bytes, {why}; grant ranges, or fewer domains");
+    let message = format!(
+        "the document is {size} bytes, {why}{beginning}{unity}; grant ranges, or fewer domains"
+    );
     Some(Problem::new(Severity::Warning, main_file, message))
 }
 
@@ -132,6 +201,29 @@ mod tests {
             rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
         };
         useless(&policy, &rules, &[]).map(|problem| (problem.place.line, problem.message)).collect()
+    }
+
+    #[test]
+    fn each_player_is_warned_of_what_it_reads_otherwise() {
+        let rules = rules(&[("*", "5000-5009", true), ("a.test", "80,*", false)]);
+        let lines = |player, port_ranges| {
+            let players = [player];
+            let said: Vec<_> = misread(&rules, &players, port_ranges)
+                .map(|problem| (problem.place.line, problem.message))
+                .collect();
+            said.iter()
+                .map(|(line, said)| (*line, said.split(' ').next_back().unwrap().to_owned()))
+                .collect::<Vec<_>>()
+        };
+        let said = |lines: &[(u32, &str)]| {
+            lines.iter().map(|&(line, word)| (line, word.to_owned())).collect::<Vec<_>>()
+        };
+        let (written, expanded) = (PortRanges::AsWritten, PortRanges::Expanded);
+        assert_eq!(lines(Player::Flash, written), []);
+        assert_eq!(lines(Player::Lightspark, written), said(&[(1, "list")]));
+        assert_eq!(lines(Player::Lightspark, expanded), []);
+        assert_eq!(lines(Player::Unity, written), said(&[(1, "list"), (1, "too"), (2, "nothing")]));
+        assert_eq!(lines(Player::Unity, expanded), said(&[(1, "too"), (2, "nothing")]));
     }
 
     #[test]

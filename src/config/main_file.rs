@@ -21,7 +21,7 @@ use super::table::{
 use crate::account::AccountError;
 use crate::document::PortRanges;
 use crate::duration::Written;
-use crate::policy::{MASTER_PORT, MetaPolicy};
+use crate::policy::{MASTER_PORT, MetaPolicy, Player};
 use crate::server::limits::Limits;
 
 /// More connections than this no kernel gives descriptors for.
@@ -31,13 +31,14 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// The keys of the top of the file.
-const TOP_LEVEL: [&str; 8] = [
+const TOP_LEVEL: [&str; 9] = [
     "listen",
     "user",
     "group",
     "meta-policy",
     "grantable-ports",
     "expand-port-ranges",
+    "players",
     "sandbox",
     "policy-dirs",
 ];
@@ -73,6 +74,7 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
         let is_expanded = boolean(value, faults)?;
         Some(if is_expanded { PortRanges::Expanded } else { PortRanges::AsWritten })
     });
+    top.read("players", &mut settings.players, faults, players);
     top.read(
         "sandbox",
         &mut settings.sandbox,
@@ -187,6 +189,14 @@ fn unless_root(
         return None;
     }
     Some(name)
+}
+
+fn players(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<Player>> {
+    let what = "an array of players, such as [\"flash\", \"unity\"]";
+    let mut players = array(value, faults, what, parsed::<Player>)?;
+    players.sort_unstable();
+    players.dedup();
+    Some(players)
 }
 
 fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {

@@ -439,10 +439,12 @@ impl<'a> Loader<'a> {
         repeated: &[(Spot, usize)],
         documents: Option<&Documents>,
     ) {
-        let Settings { listen, meta_policy, .. } = &main.settings;
+        let Settings { listen, meta_policy, players, port_ranges, .. } = &main.settings;
         self.problems.extend(lint::open_doors(rules));
         self.problems.extend(lint::low_ports(rules, listen));
         self.problems.extend(lint::useless(policy, rules, repeated));
+        self.problems.extend(lint::kept_ranges(rules, *port_ranges));
+        self.problems.extend(lint::misread(rules, players, *port_ranges));
         self.problems.extend(lint::void_rules(rules, *meta_policy, main.values.get("meta-policy")));
         let longest =
             documents.map(|documents| documents.longest(listen.iter().map(SocketAddr::port)));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use log::LevelFilter;
 
 use crate::document::PortRanges;
-use crate::policy::{MetaPolicy, PortSet};
+use crate::policy::{MetaPolicy, Player, PortSet};
 use crate::server::limits::Limits;
 
 /// Everything but the rules.
@@ -22,8 +22,10 @@ pub struct Settings {
     pub meta_policy: MetaPolicy,
     /// The ceiling: no rule may grant a port outside it.
     pub grantable_ports: PortSet,
-    /// Whether short ranges are served as lists of ports.
+    /// How ranges of ports are served.
     pub port_ranges: PortRanges,
+    /// The players that have to be let in, each once.
+    pub players: Vec<Player>,
     /// How much the sandbox matters.
     pub sandbox: Sandbox,
     /// Where drop-ins are looked for; the earlier directory wins.
@@ -48,6 +50,7 @@ impl Default for Settings {
             meta_policy: MetaPolicy::MasterOnly,
             grantable_ports: PortSet::every(),
             port_ranges: PortRanges::AsWritten,
+            players: vec![Player::Flash],
             sandbox: Sandbox::BestEffort,
             policy_dirs: [
                 "/etc/masterpolicyd/policy.d",

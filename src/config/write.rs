@@ -45,6 +45,8 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     writeln!(f, "grantable-ports = \"{}\"", settings.grantable_ports)?;
     let is_expanded = settings.port_ranges == PortRanges::Expanded;
     writeln!(f, "expand-port-ranges = {is_expanded}")?;
+    let players: Vec<_> = settings.players.iter().map(|player| player.as_str()).collect();
+    writeln!(f, "players = {players:?}")?;
     writeln!(f, "sandbox = \"{}\"", settings.sandbox.as_str())?;
     // As they are, but in a comment: what they hold stands below, and would come twice.
     let directories: Vec<_> = settings

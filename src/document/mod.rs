@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 pub use parse::{Flaw, FlawKind, Parsed, ParsedRule, parse};
 
-use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
+use crate::policy::{MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 
 /// The system identifier of Adobe's DTD, which every document names.
 pub const DTD: &str = "/xml/dtds/cross-domain-policy.dtd";
@@ -30,8 +30,19 @@ pub const MAX_SIZE: usize = 256 * 1024;
 pub enum PortRanges {
     /// As the rules have them.
     AsWritten,
-    /// Short ones as lists of their ports, see [`PortSet::expanded`](crate::policy::PortSet::expanded).
+    /// Short ones as lists of their ports, see [`PortSet::expanded`].
     Expanded,
+}
+
+impl PortRanges {
+    /// The ports as they are served.
+    #[must_use]
+    pub fn applied_to(self, ports: &PortSet) -> PortSet {
+        match self {
+            Self::AsWritten => ports.clone(),
+            Self::Expanded => ports.expanded(),
+        }
+    }
 }
 
 /// A policy in both forms in which it is served. `site-control` counts in what port 843 serves
@@ -49,13 +60,19 @@ impl Documents {
     /// # Errors
     /// A document would be longer than [`MAX_SIZE`].
     pub fn encode(policy: &Policy, port_ranges: PortRanges) -> Result<Self, TooLong> {
-        let write = |meta_policy| {
+        let write = |meta_policy, rules| {
             let mut text = Bounded(String::new());
-            let xml = Xml { meta_policy, rules: &policy.rules, port_ranges };
-            write!(text, "{xml}").map_err(|fmt::Error| TooLong)?;
+            write!(text, "{}", Xml { meta_policy, rules, port_ranges })
+                .map_err(|fmt::Error| TooLong)?;
             Ok(Document(text.0.into()))
         };
-        Ok(Self { master: write(Some(policy.meta_policy))?, other: write(None)? })
+        // That no policy counts is said by 843 alone, so elsewhere there must be none to count.
+        let elsewhere: &[Rule] =
+            if policy.meta_policy == MetaPolicy::None { &[] } else { &policy.rules };
+        Ok(Self {
+            master: write(Some(policy.meta_policy), &policy.rules)?,
+            other: write(None, elsewhere)?,
+        })
     }
 
     /// What a player is sent that asks `port`.
@@ -182,6 +199,10 @@ mod tests {
         for port in [1, 842, 844, 7843] {
             assert_eq!(documents.for_port(port).as_str(), elsewhere, "asked {port}");
         }
+        let none = Policy { meta_policy: MetaPolicy::None, ..policy };
+        let documents = Documents::encode(&none, PortRanges::AsWritten).unwrap();
+        assert!(documents.for_port(MASTER_PORT).as_str().contains("<allow-access-from"));
+        assert!(!documents.for_port(7843).as_str().contains("<allow-access-from"));
     }
 
     #[test]

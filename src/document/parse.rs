@@ -455,7 +455,8 @@ impl<'a> Reader<'a> {
 
     fn read_site_control(&mut self, tag: &Tag<'a>) {
         let [permitted] = self.read_attributes(tag, [PERMITTED]);
-        if std::mem::replace(&mut self.has_site_control, true) {
+        let is_second = std::mem::replace(&mut self.has_site_control, true);
+        if is_second {
             let message = format!("a second <{SITE_CONTROL}>; there can be one only");
             self.find(tag.offset, FlawKind::SecondSiteControl, message);
         }
@@ -466,8 +467,10 @@ impl<'a> Reader<'a> {
         match permitted.value.parse::<MetaPolicy>() {
             Ok(meta_policy) => {
                 self.parsed.meta_policy = Some(meta_policy);
-                let message = format!("sets the meta-policy to \"{meta_policy}\"");
-                self.find(tag.offset, FlawKind::SiteControl, message);
+                if !is_second {
+                    let message = format!("sets the meta-policy to \"{meta_policy}\"");
+                    self.find(tag.offset, FlawKind::SiteControl, message);
+                }
             }
             Err(error @ MetaPolicyError::NotForSockets(_)) => {
                 self.find(tag.offset, FlawKind::SiteControl, error.to_string());

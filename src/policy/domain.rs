@@ -71,6 +71,11 @@ pub enum DomainError {
         /// The host of that URL.
         host: String,
     },
+    /// A path after the host.
+    Path {
+        /// The text without it.
+        host: String,
+    },
     /// A port after the host.
     Port {
         /// The text without it.
@@ -109,6 +114,11 @@ impl fmt::Display for DomainError {
                 f,
                 "a domain has no port (that of the origin does not count, those granted stand \
                  in to-ports); write \"{}\"",
+                host.escape_default()
+            ),
+            Self::Path { host } => write!(
+                f,
+                "a domain has no path, and counts for all content of the host; write \"{}\"",
                 host.escape_default()
             ),
             Self::Wildcard(text) => write!(
@@ -161,6 +171,7 @@ impl FromStr for Domain {
         if text == "*" {
             return Ok(Self::Any);
         }
+        expect_bare(text)?;
         if let Some(parent) = text.strip_prefix("*.") {
             return match parent.parse::<Host>() {
                 Ok(Host::Name(name)) => Ok(Self::Subdomains(name)),
@@ -204,63 +215,92 @@ impl FromStr for Host {
         if text.is_empty() {
             return Err(DomainError::Empty);
         }
-        if let Some((_, rest)) = text.split_once("://") {
-            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            return Err(DomainError::Url { host: host.to_owned() });
+        expect_bare(text)?;
+        if let Some(address) = address(text) {
+            return address.map(Self::Address);
         }
-        if let Some(bracketed) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            return match (bracketed.0.parse::<Ipv6Addr>(), bracketed.1) {
-                (Ok(address), "") => Ok(Self::Address(IpAddr::V6(address))),
-                (Ok(_), _) => Err(DomainError::Port { host: bracketed.0.to_owned() }),
-                (Err(_), _) => Err(DomainError::Address(text.to_owned())),
-            };
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::Address(address));
-        }
-        if let Some((host, port)) = text.rsplit_once(':') {
-            if !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*')
-            {
-                return Err(DomainError::Port { host: host.to_owned() });
-            }
-            if text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.') {
-                return Err(DomainError::Address(text.to_owned()));
-            }
-        }
-        if let Some((address, _)) = text.split_once('/') {
-            if address.parse::<IpAddr>().is_ok() {
-                return Err(DomainError::Network(text.to_owned()));
-            }
-        }
-        if text.contains('*') {
-            let address_like =
-                text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b'*');
-            return Err(if address_like {
-                DomainError::AddressWildcard(text.to_owned())
-            } else {
-                DomainError::Wildcard(text.to_owned())
-            });
-        }
-        if !text.is_ascii() {
-            return Err(DomainError::NotAscii(text.to_owned()));
-        }
-        let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if let Some(character) = text.chars().find(|&c| !is_of_name(c)) {
-            return Err(DomainError::Character { text: text.to_owned(), character });
-        }
-        // A last label of digits alone is an address to every player, and no top-level domain.
-        let last = text.rsplit('.').next().unwrap_or_default();
-        if !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(DomainError::Address(text.to_owned()));
-        }
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
-        };
-        if text.len() > 253 || !text.split('.').all(is_label) {
-            return Err(DomainError::Label(text.to_owned()));
-        }
+        expect_name(text)?;
         Ok(Self::Name(text.to_ascii_lowercase()))
     }
+}
+
+/// Refuses what stands around the host in a URL, and tells the host.
+fn expect_bare(text: &str) -> Result<(), DomainError> {
+    let host_of = |authority: &str| {
+        let (host, _) = split_port(authority).unwrap_or((authority, ""));
+        host.to_owned()
+    };
+    if let Some((_, rest)) = text.split_once("://") {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        return Err(DomainError::Url { host: host_of(authority) });
+    }
+    if let Some((authority, _)) = text.split_once('/') {
+        return Err(if authority.parse::<IpAddr>().is_ok() {
+            DomainError::Network(text.to_owned())
+        } else {
+            DomainError::Path { host: host_of(authority) }
+        });
+    }
+    match split_port(text) {
+        Some((host, _)) => Err(DomainError::Port { host: host.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Host and port, if there is a port. An IPv6 address has one only behind brackets.
+fn split_port(text: &str) -> Option<(&str, &str)> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        return bracketed.split_once("]:");
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*');
+    (is_port && !host.contains(':')).then_some((host, port))
+}
+
+/// The address that `text` is, or was meant to be; nothing if it is more like a name.
+fn address(text: &str) -> Option<Result<IpAddr, DomainError>> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let parsed = match bracketed {
+        Some(inner) => inner.parse::<Ipv6Addr>().map(IpAddr::V6),
+        None => text.parse::<IpAddr>(),
+    };
+    if let Ok(address) = parsed {
+        return Some(Ok(address));
+    }
+    let is_of_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+    let is_like_v6 = text.contains(':') && text.bytes().all(is_of_address);
+    // A last label of digits alone is an address to every player, and no top-level domain.
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let is_number = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    let is_like_v4 = is_number && !text.contains('*') && text.is_ascii();
+    let is_meant = bracketed.is_some() || is_like_v6 || is_like_v4;
+    is_meant.then(|| Err(DomainError::Address(text.to_owned())))
+}
+
+/// Refuses what is no host name.
+fn expect_name(text: &str) -> Result<(), DomainError> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if text.contains('*') {
+        let is_of_address = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'*');
+        return Err(if text.bytes().all(is_of_address) {
+            DomainError::AddressWildcard(text.to_owned())
+        } else {
+            DomainError::Wildcard(text.to_owned())
+        });
+    }
+    if !text.is_ascii() {
+        return Err(DomainError::NotAscii(text.to_owned()));
+    }
+    if let Some(character) = text.chars().find(|&c| !is_of_name(c)) {
+        return Err(DomainError::Character { text: text.to_owned(), character });
+    }
+    if text.len() > 253 || !text.split('.').all(is_label) {
+        return Err(DomainError::Label(text.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -289,6 +329,12 @@ mod tests {
         assert_eq!(error("http://example.com/x"), DomainError::Url { host: own("example.com") });
         assert_eq!(error("example.com:80"), DomainError::Port { host: own("example.com") });
         assert_eq!(error("[::1]:80"), DomainError::Port { host: own("::1") });
+        assert_eq!(error("example.com/game/"), DomainError::Path { host: own("example.com") });
+        assert_eq!(error("*.example.com/"), DomainError::Path { host: own("*.example.com") });
+        assert_eq!(error("*/x"), DomainError::Path { host: own("*") });
+        assert_eq!(error("*.example.com:80"), DomainError::Port { host: own("*.example.com") });
+        assert_eq!(error("*:80"), DomainError::Port { host: own("*") });
+        assert_eq!(error("http://example.com:80/x"), DomainError::Url { host: own("example.com") });
         assert_eq!(error("www.*.com"), DomainError::Wildcard(own("www.*.com")));
         assert_eq!(error("*example.com"), DomainError::Wildcard(own("*example.com")));
         assert_eq!(error("*.*.com"), DomainError::Wildcard(own("*.*.com")));

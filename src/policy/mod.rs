@@ -9,6 +9,7 @@ mod coverage;
 mod domain;
 mod meta_policy;
 mod origin;
+mod player;
 mod ports;
 mod rule;
 mod verdict;
@@ -17,6 +18,7 @@ pub use coverage::Coverage;
 pub use domain::{Domain, DomainError, Host};
 pub use meta_policy::{MetaPolicy, MetaPolicyError};
 pub use origin::{Origin, OriginError};
+pub use player::{Player, PlayerError, Quirks, RangeReading};
 pub use ports::{EXPANDABLE_PORTS, PortRange, PortSet, PortsError};
 pub use rule::Rule;
 pub use verdict::{Lack, NearMiss, Reason, Verdict};
@@ -29,6 +31,12 @@ pub const MASTER_PORT: u16 = 843;
 /// has nothing to do with who may bind a port on this host.
 pub const FIRST_HIGH_PORT: u16 = 1024;
 
+/// Whether a policy that is served from `policy_port` can grant `port` at all.
+#[must_use]
+pub fn can_grant(policy_port: u16, port: u16) -> bool {
+    port >= FIRST_HIGH_PORT || policy_port < FIRST_HIGH_PORT
+}
+
 /// Everything a host grants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -38,19 +46,53 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
+/// How a policy came to a player.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// The port that it was asked of.
+    pub port: u16,
+    /// The length of the answer, its NUL included.
+    pub bytes: usize,
+}
+
 impl Policy {
-    /// What a player decides about content from `origin` that connects to `port`, when this
+    /// What Flash Player decides about content from `origin` that connects to `port`, when this
     /// policy came from `policy_port`.
     #[must_use]
     pub fn decide(&self, origin: &Origin, port: u16, policy_port: u16) -> Verdict {
-        if self.meta_policy == MetaPolicy::None {
-            return Verdict::Refused { reason: Reason::MetaPolicyNone, near: Vec::new() };
+        self.decide_as(Player::Flash, Delivery { port: policy_port, bytes: 0 }, origin, port)
+    }
+
+    /// What `player` decides about content from `origin` that connects to `port`, when this policy
+    /// came to it so.
+    #[must_use]
+    pub fn decide_as(
+        &self,
+        player: Player,
+        delivery: Delivery,
+        origin: &Origin,
+        port: u16,
+    ) -> Verdict {
+        let quirks = player.quirks();
+        // From another port than 843 no meta-policy is served, and with `none` no rule either.
+        let reads_rules = quirks.ignores_meta_policy && delivery.port == MASTER_PORT;
+        let refused = |reason| Verdict::Refused { reason, near: Vec::new() };
+        if self.meta_policy == MetaPolicy::None && !reads_rules {
+            return refused(Reason::MetaPolicyNone);
         }
-        let too_low = port < FIRST_HIGH_PORT && policy_port >= FIRST_HIGH_PORT;
+        if quirks.longest_answer.is_some_and(|longest| delivery.bytes > longest) {
+            return refused(Reason::TooLong);
+        }
+        let too_low = !can_grant(delivery.port, port);
+        let is_secure = origin.secure || quirks.ignores_secure;
         let mut near = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             let lacks = match (rule.domain.matches(&origin.host), rule.ports.contains(port)) {
-                (true, true) if rule.secure && !origin.secure => Lack::Secure,
+                (true, true) if quirks.only_any_domain && rule.domain != Domain::Any => {
+                    Lack::AnyDomain
+                }
+                (true, true) if !quirks.ranges.finds(&rule.ports, port) => Lack::Range,
+                (true, true) if rule.secure && !is_secure => Lack::Secure,
                 (true, true) if too_low => Lack::LowPort,
                 (true, true) => return Verdict::Allowed { rule: index },
                 (true, false) => Lack::Port,
@@ -119,5 +161,58 @@ mod tests {
             policy.decide(&origin("a.test"), 5000, 843),
             Verdict::Refused { reason: Reason::MetaPolicyNone, near: vec![] }
         );
+    }
+
+    #[test]
+    fn each_player_decides_in_its_own_way() {
+        let policy = Policy {
+            meta_policy: MetaPolicy::MasterOnly,
+            rules: vec![
+                rule("*.example.com", "5000-5009", false),
+                rule("*", "6000-6009", false),
+                rule("*", "7000", true),
+            ],
+        };
+        let decide = |player, port| {
+            let delivery = Delivery { port: MASTER_PORT, bytes: 1000 };
+            match policy.decide_as(player, delivery, &origin("www.example.com"), port) {
+                Verdict::Allowed { rule } => Ok(rule),
+                Verdict::Refused { near, .. } => {
+                    let nearest =
+                        near.iter().find(|miss| !matches!(miss.lacks, Lack::Port | Lack::Domain));
+                    Err(nearest.map(|miss| miss.lacks))
+                }
+            }
+        };
+        let cases = [
+            (5000, [Ok(0), Ok(0), Err(Some(Lack::AnyDomain))]),
+            (5001, [Ok(0), Err(Some(Lack::Range)), Err(Some(Lack::AnyDomain))]),
+            (6000, [Ok(1), Ok(1), Ok(1)]),
+            (6001, [Ok(1), Err(Some(Lack::Range)), Ok(1)]),
+            (6009, [Ok(1), Err(Some(Lack::Range)), Err(Some(Lack::Range))]),
+            (7000, [Err(Some(Lack::Secure)), Err(Some(Lack::Secure)), Ok(2)]),
+            (8000, [Err(None), Err(None), Err(None)]),
+        ];
+        for (port, expected) in cases {
+            assert_eq!(Player::EVERY.map(|player| decide(player, port)), expected, "port {port}");
+        }
+    }
+
+    #[test]
+    fn unity_reads_no_meta_policy_and_no_long_answer() {
+        let policy = Policy { meta_policy: MetaPolicy::None, rules: vec![rule("*", "*", false)] };
+        let decide = |player, port, bytes| {
+            let delivery = Delivery { port, bytes };
+            match policy.decide_as(player, delivery, &origin("a.test"), 5000) {
+                Verdict::Allowed { .. } => None,
+                Verdict::Refused { reason, .. } => Some(reason),
+            }
+        };
+        assert_eq!(decide(Player::Unity, MASTER_PORT, 5000), None);
+        assert_eq!(decide(Player::Unity, MASTER_PORT, 5001), Some(Reason::TooLong));
+        assert_eq!(decide(Player::Unity, 7843, 100), Some(Reason::MetaPolicyNone));
+        for player in [Player::Flash, Player::Lightspark] {
+            assert_eq!(decide(player, MASTER_PORT, 5000), Some(Reason::MetaPolicyNone));
+        }
     }
 }

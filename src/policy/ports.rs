@@ -96,8 +96,13 @@ impl PortSet {
     /// Whether `port` is among them.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
+        self.range_of(port).is_some()
+    }
+
+    /// The range that `port` is in.
+    pub(super) fn range_of(&self, port: u16) -> Option<PortRange> {
         let first = self.0.partition_point(|range| range.high < port);
-        self.0.get(first).is_some_and(|range| range.low <= port)
+        self.0.get(first).copied().filter(|range| range.low <= port)
     }
 
     /// Whether every port of `other` is among them.

@@ -27,13 +27,15 @@ pub enum Reason {
     /// A rule grants it, but the policy is served from 1024 up, and from there a port below 1024
     /// cannot be granted.
     LowPort,
+    /// The answer is longer than the player reads.
+    TooLong,
     /// No rule grants it.
     NoRule,
 }
 
 impl Reason {
     /// Every reason.
-    pub const EVERY: [Self; 3] = [Self::MetaPolicyNone, Self::LowPort, Self::NoRule];
+    pub const EVERY: [Self; 4] = [Self::MetaPolicyNone, Self::LowPort, Self::TooLong, Self::NoRule];
 
     /// The code that machine-readable output uses.
     #[must_use]
@@ -41,6 +43,7 @@ impl Reason {
         match self {
             Self::MetaPolicyNone => "meta-policy-none",
             Self::LowPort => "low-port",
+            Self::TooLong => "too-long",
             Self::NoRule => "no-rule",
         }
     }
@@ -53,6 +56,7 @@ impl fmt::Display for Reason {
             Self::LowPort => {
                 "a policy served from port 1024 or above cannot grant a port below 1024"
             }
+            Self::TooLong => "the document is longer than this player reads",
             Self::NoRule => "no rule grants it",
         })
     }
@@ -78,11 +82,16 @@ pub enum Lack {
     Secure,
     /// All matches, but the policy's own port is too high for it.
     LowPort,
+    /// Domain and port match, but the player counts no domain but `*`.
+    AnyDomain,
+    /// Domain and port match, but the player does not read the range as far as the port.
+    Range,
 }
 
 impl Lack {
     /// Every lack.
-    pub const EVERY: [Self; 4] = [Self::Domain, Self::Port, Self::Secure, Self::LowPort];
+    pub const EVERY: [Self; 6] =
+        [Self::Domain, Self::Port, Self::Secure, Self::LowPort, Self::AnyDomain, Self::Range];
 
     /// The code that machine-readable output uses.
     #[must_use]
@@ -92,6 +101,8 @@ impl Lack {
             Self::Port => "port",
             Self::Secure => "secure",
             Self::LowPort => "low-port",
+            Self::AnyDomain => "any-domain",
+            Self::Range => "range",
         }
     }
 }
@@ -103,6 +114,8 @@ impl fmt::Display for Lack {
             Self::Port => "grants this origin other ports",
             Self::Secure => "grants it only to content loaded over https",
             Self::LowPort => "grants it, but only a policy served from below 1024 can",
+            Self::AnyDomain => "grants it, but this player counts no domain but *",
+            Self::Range => "grants it in a range that this player does not read so far",
         })
     }
 }

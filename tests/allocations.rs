@@ -84,6 +84,7 @@ fn serve() -> (SocketAddr, Document) {
     let service = Service {
         documents: documents.clone(),
         rules: 0,
+        left_out: 0,
         limits: Limits::default(),
         log_requests: false,
         loaded: SystemTime::now(),

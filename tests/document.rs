@@ -90,6 +90,7 @@ proptest! {
             settings: Settings {
                 meta_policy: policy.meta_policy,
                 policy_dirs: Vec::new(),
+                vendor_dirs: Vec::new(),
                 user: Some("q\"u\\o\u{7f}te\n".to_owned()),
                 ..Settings::default()
             },
@@ -100,6 +101,7 @@ proptest! {
             files: Vec::new(),
             masked: Vec::new(),
             skipped: Vec::new(),
+            left_out: Vec::new(),
             trusted: Trusted { starting_uid: 0, service_uid: None },
             account: None,
         };

@@ -360,7 +360,9 @@ fn shipped(directory: &Directory, with_defaults: bool) -> String {
         let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c| c == '[' || is_key(c)));
         let line = if with_defaults { key.unwrap_or(line) } else { line };
         // What is not on every machine that this runs on.
-        let is_local = ["user =", "group =", "policy-dirs ="].iter().any(|it| line.starts_with(it));
+        let is_local = ["user =", "group =", "policy-dirs =", "vendor-dirs ="]
+            .iter()
+            .any(|it| line.starts_with(it));
         if !is_local {
             text.push_str(line);
             text.push('\n');

@@ -832,6 +832,7 @@ fn fresh_samples() -> Samples {
     let gauges = Gauges {
         connections: 0,
         policy_rules: 0,
+        drop_ins_left_out: 0,
         policy_bytes: 0,
         config_loaded: UNIX_EPOCH,
         log_lines_dropped: 0,

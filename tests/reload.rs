@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
-use support::{SOON, Setup, figure, set_mode, unshare_of_mounts};
+use support::{Daemon, SOON, Setup, figure, set_mode, unshare_of_mounts};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -284,4 +284,29 @@ fn a_reload_in_the_sandbox_follows_links_of_every_kind() {
     daemon.reload();
     let answer = String::from_utf8(daemon.ask()).expect("a document");
     assert!(answer.contains("two.test"), "{answer}");
+}
+
+#[test]
+fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back() {
+    let setup = Setup::new();
+    let packages = setup.directory.path().join("policy.d");
+    let setup = setup.keys(&format!("vendor-dirs = [\"{}\"]", packages.display()));
+    fs::create_dir_all(&packages).expect("policy.d");
+    set_mode(&packages, 0o755);
+    let drop_in =
+        |domain: &str| format!("[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = 6000\n");
+    setup.directory.write("policy.d/broken.toml", "[[allow-access-from]");
+    setup.directory.write("policy.d/game.toml", drop_in("game.test"));
+    let mut daemon = setup.start();
+    let answer = |daemon: &mut Daemon| String::from_utf8(daemon.ask()).expect("a document");
+    assert!(answer(&mut daemon).contains("game.test"), "it starts without the broken file");
+    daemon.log.wait_for("; 1 broken drop-in of a package is left out; ");
+
+    fs::remove_file(packages.join("game.toml")).expect("the package is purged");
+    daemon.reload();
+    assert_eq!(daemon.ask(), document(RULES));
+
+    daemon.directory.write("policy.d/broken.toml", drop_in("mended.test"));
+    daemon.reload();
+    assert!(answer(&mut daemon).contains("mended.test"));
 }

@@ -25,9 +25,17 @@ fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
     let trust = Trust { can_read: &privileges::can_read, ..Trust::of_this_process() };
     let loaded = config::load_to_serve(config, &trust);
     match &loaded {
-        Ok(Configuration { policy, warnings, masked, skipped, .. }) => {
-            let found = Found { problems: warnings, masked, skipped, exit: Exit::Success };
-            found.report(asked, |warnings| format!("{}; {warnings}", granting(policy.rules.len())))
+        Ok(configuration) => {
+            let Configuration { policy, masked, skipped, left_out, .. } = configuration;
+            let problems: Vec<_> = configuration.problems().cloned().collect();
+            let exit = if left_out.is_empty() { Exit::Success } else { Exit::Negative };
+            let amounts_to = Amounts::ToUsable;
+            let found = Found { problems: &problems, masked, skipped, exit, amounts_to };
+            let granting = granting(policy.rules.len());
+            found.report(asked, |problems| match left_out.len() {
+                0 => format!("{granting}; {problems}"),
+                count => format!("without {}: {granting}; {problems}", Counted(count, "drop-in")),
+            })
         }
         Err(problems) => {
             Found::errors(&problems.0, exit_of(problems)).report(asked, |_| String::new())
@@ -68,16 +76,25 @@ struct Found<'a> {
     masked: &'a [Masked],
     skipped: &'a [std::path::PathBuf],
     exit: Exit,
+    amounts_to: Amounts,
+}
+
+/// What a configuration with errors comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Amounts {
+    /// It is used without what is broken.
+    ToUsable,
+    ToNothing,
 }
 
 impl<'a> Found<'a> {
     fn errors(problems: &'a [Problem], exit: Exit) -> Self {
-        Self { problems, masked: &[], skipped: &[], exit }
+        Self { problems, masked: &[], skipped: &[], exit, amounts_to: Amounts::ToNothing }
     }
 
-    /// Prints it, and in the last line how much of it there is; `sound` words that where there is
-    /// no error, given the warnings in words.
-    fn report(&self, asked: &cli::Check, sound: impl FnOnce(&str) -> String) -> Exit {
+    /// Prints it, and in the last line how much of it there is; `usable` words that where it can
+    /// be used, given the errors and warnings in words.
+    fn report(&self, asked: &cli::Check, usable: impl FnOnce(&str) -> String) -> Exit {
         let mut output = Output::to_stdout();
         if asked.json {
             output.print_json(&CheckJson::of(self));
@@ -94,21 +111,21 @@ impl<'a> Found<'a> {
             for masked in self.masked {
                 output.print(format_args!("{masked}\n"));
             }
-            output.print(format_args!("{}\n", self.summary(terminal, sound)));
+            output.print(format_args!("{}\n", self.summary(terminal, usable)));
         }
         output.finish(self.exit)
     }
 
-    fn summary(&self, terminal: Terminal, sound: impl FnOnce(&str) -> String) -> String {
+    fn summary(&self, terminal: Terminal, usable: impl FnOnce(&str) -> String) -> String {
         let count =
             |severity| self.problems.iter().filter(|problem| problem.severity == severity).count();
         let warnings = counted(count(Severity::Warning), "warning");
-        match count(Severity::Error) {
-            0 => format!("{}: {}", terminal.paint(Tone::Good, "sound"), sound(&warnings)),
-            errors => {
-                let errors = terminal.paint(Tone::Bad, &counted(errors, "error"));
-                format!("{errors}, {warnings}")
-            }
+        let errors = count(Severity::Error);
+        let painted = terminal.paint(Tone::Bad, &counted(errors, "error"));
+        match (errors, &self.amounts_to) {
+            (0, _) => format!("{}: {}", terminal.paint(Tone::Good, "sound"), usable(&warnings)),
+            (_, Amounts::ToUsable) => usable(&format!("{painted}, {warnings}")),
+            (_, Amounts::ToNothing) => format!("{painted}, {warnings}"),
         }
     }
 }

@@ -28,12 +28,19 @@ use terminal::{Terminal, Tone};
 /// Loads the configuration for a command that only looks at it. What is wrong with it goes to
 /// standard error, and the exit code is the command's.
 fn load(path: &Path) -> Result<Configuration, Exit> {
-    config::load(path, &Trust::of_this_process()).map_err(|problems| {
-        for problem in &problems.0 {
-            write(&mut io::stderr().lock(), in_words(problem, Terminal::of_stderr()));
+    let tell = |problem: &Problem| {
+        write(&mut io::stderr().lock(), in_words(problem, Terminal::of_stderr()));
+    };
+    match config::load(path, &Trust::of_this_process()) {
+        Ok(configuration) => {
+            configuration.left_out.iter().flat_map(|left_out| &left_out.problems).for_each(tell);
+            Ok(configuration)
         }
-        exit_of(&problems)
-    })
+        Err(problems) => {
+            problems.0.iter().for_each(tell);
+            Err(exit_of(&problems))
+        }
+    }
 }
 
 /// What a configuration with errors amounts to.

@@ -15,7 +15,7 @@ use log::{Level, debug, error, info, warn};
 use crate::account::Account;
 use crate::background::{Loaded, LogWriter, Reloading};
 use crate::cli::Cli;
-use crate::config::{self, Configuration, Problems, Settings, Trust};
+use crate::config::{self, Configuration, Problems, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
 use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
@@ -61,7 +61,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let configuration = config::load_to_serve(path, &trust)?;
     let settings = configuration.settings.clone();
     logging::set_level(authority, settings.log.level);
-    log_warnings(&configuration);
+    log_problems(&configuration);
 
     let identity = resolve(&configuration)?;
     let known = Known {
@@ -119,9 +119,12 @@ fn close_inherited() -> Result<(), BindError> {
     Ok(())
 }
 
-fn log_warnings(configuration: &Configuration) {
-    for warning in &configuration.warnings {
-        warn!("{warning}");
+fn log_problems(configuration: &Configuration) {
+    for problem in configuration.problems() {
+        match problem.severity {
+            Severity::Error => error!("{problem}"),
+            Severity::Warning => warn!("{problem}"),
+        }
     }
 }
 
@@ -220,6 +223,7 @@ fn service(configuration: &Configuration) -> Service {
     Service {
         documents: configuration.documents.clone(),
         rules: configuration.policy.rules.len(),
+        left_out: configuration.left_out.len(),
         limits: configuration.settings.limits,
         log_requests: configuration.settings.log.requests,
         loaded: SystemTime::now(),
@@ -249,7 +253,7 @@ fn reloader(
             can_read: &|_, _, _| Some(true),
         };
         let configuration = config::load(&path, &trust)?;
-        log_warnings(&configuration);
+        log_problems(&configuration);
         for key in changed_for_restart(&started, &configuration.settings) {
             warn!("{key} has changed: restart to have it take hold");
         }

@@ -20,7 +20,7 @@ pub const ENTRIES: usize = 256;
 pub const TOLD: usize = 100;
 
 /// What has been read so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sum {
     size: u64,
     rules: usize,

@@ -78,7 +78,7 @@ pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
             }
             Err(errno) => {
                 let message = format!("cannot read this directory: {}", io::Error::from(errno));
-                found.problems.push(Problem::unread(&directory.path, message));
+                found.problems.push(Problem::unread(&directory.path, message, errno));
             }
         }
     }

@@ -31,7 +31,7 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// The keys of the top of the file.
-const TOP_LEVEL: [&str; 9] = [
+const TOP_LEVEL: [&str; 10] = [
     "listen",
     "user",
     "group",
@@ -41,6 +41,7 @@ const TOP_LEVEL: [&str; 9] = [
     "players",
     "sandbox",
     "policy-dirs",
+    "vendor-dirs",
 ];
 
 /// What the main file says.
@@ -56,8 +57,9 @@ pub(super) fn read(path: &Path, source: &str) -> (MainFile, Vec<Problem>) {
     let text = Text::of(path, source);
     let (mut main, problems) = parse(source, &text, |table, faults| read_top(table, &text, faults));
     let directory = path.parent().unwrap_or(Path::new(""));
-    for policy_dir in &mut main.settings.policy_dirs {
-        *policy_dir = directory.join(&*policy_dir);
+    let Settings { policy_dirs, vendor_dirs, .. } = &mut main.settings;
+    for dir in policy_dirs.iter_mut().chain(vendor_dirs) {
+        *dir = directory.join(&*dir);
     }
     (main, problems)
 }
@@ -86,6 +88,10 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
         settings.policy_dirs.clear();
     }
     top.read("policy-dirs", &mut settings.policy_dirs, faults, policy_dirs);
+    settings.vendor_dirs = of_packages(&settings.policy_dirs);
+    top.read("vendor-dirs", &mut settings.vendor_dirs, faults, |value, faults| {
+        vendor_dirs(value, &settings.policy_dirs, faults)
+    });
     top.read("limits", &mut settings.limits, faults, limits);
     top.read("log", &mut settings.log, faults, log);
     settings.metrics_listen =
@@ -203,6 +209,29 @@ fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
     at_most(ENTRIES, value, faults)?;
     array(value, faults, "an array of directories", |directory, faults| {
         string(directory, faults).map(PathBuf::from)
+    })
+}
+
+/// Those directories that are for packages: what is installed beneath /usr is theirs, while the
+/// administrator writes in /etc.
+fn of_packages(policy_dirs: &[PathBuf]) -> Vec<PathBuf> {
+    policy_dirs.iter().filter(|dir| dir.starts_with("/usr")).cloned().collect()
+}
+
+fn vendor_dirs(
+    value: &Value<'_>,
+    policy_dirs: &[PathBuf],
+    faults: &mut Faults,
+) -> Option<Vec<PathBuf>> {
+    at_most(ENTRIES, value, faults)?;
+    array(value, faults, "an array of directories", |directory, faults| {
+        let path = string(directory, faults).map(PathBuf::from)?;
+        if policy_dirs.contains(&path) {
+            return Some(path);
+        }
+        let message = format!("\"{}\" is not one of policy-dirs", path.display());
+        faults.add(directory.span().start, message);
+        None
     })
 }
 

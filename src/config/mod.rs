@@ -3,7 +3,7 @@
 //! [`load`] reads the main file and every drop-in that counts, and reports all that is wrong with
 //! any of them at once. It knows nothing of what is done with the result.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ mod write;
 
 pub use drop_ins::Masked;
 pub use problem::{Excerpt, Place, Problem, Problems, Severity};
-pub use settings::{LogSettings, Sandbox, Settings};
+pub use settings::{Keeper, LogSettings, Sandbox, Settings};
 pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
 
 use crate::account::{Account, AccountError};
@@ -57,10 +57,52 @@ pub struct Configuration {
     pub masked: Vec<Masked>,
     /// Files of the policy directories whose names are not those of drop-ins.
     pub skipped: Vec<PathBuf>,
+    /// Drop-ins of packages that do not count, because they are broken.
+    pub left_out: Vec<LeftOut>,
     /// Who may have written it.
     pub trusted: Trusted,
     /// Whom the daemon becomes, where that is known.
     pub account: Option<Account>,
+}
+
+/// A drop-in of a package, or a directory of them, that is broken and does not count. The rest of
+/// the configuration does: a package must not keep the administrator, or another package, from
+/// taking a grant away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The file or the directory.
+    pub path: PathBuf,
+    /// What is wrong with it, and last what to do.
+    pub problems: Vec<Problem>,
+}
+
+impl LeftOut {
+    fn new(path: &Path, mut problems: Vec<Problem>, settings: &Settings) -> Self {
+        let is_of_administrator = |dir: &&PathBuf| settings.keeper_of(dir) == Keeper::Administrator;
+        let mask = settings.policy_dirs.iter().find(is_of_administrator);
+        let name = path.file_name().filter(|_| Format::of(path).is_some());
+        let remedy = match (mask, name) {
+            (Some(dir), Some(name)) => {
+                format!(", or mask it until then: ln -s /dev/null {}", dir.join(name).display())
+            }
+            _ => String::new(),
+        };
+        problems.push(Problem::about(
+            path,
+            format!(
+                "this comes from a package, is broken, and is left out, while the rest counts; \
+                 have the package mended{remedy}"
+            ),
+        ));
+        Self { path: path.to_owned(), problems }
+    }
+}
+
+impl Configuration {
+    /// Everything that is wrong with it: what is left out, and what is probably not meant.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.left_out.iter().flat_map(|left_out| &left_out.problems).chain(&self.warnings)
+    }
 }
 
 impl Masked {
@@ -131,6 +173,7 @@ struct Loader<'a> {
     trust: &'a Trust<'a>,
     sum: bounds::Sum,
     problems: Vec<Problem>,
+    left_out: Vec<LeftOut>,
     files: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
 }
@@ -142,6 +185,7 @@ impl<'a> Loader<'a> {
             trust,
             sum: bounds::Sum::default(),
             problems: Vec::new(),
+            left_out: Vec::new(),
             files: Vec::new(),
             skipped: Vec::new(),
         }
@@ -178,13 +222,13 @@ impl<'a> Loader<'a> {
         let is_within = self.is_within(|sum| sum.add_file(&source))
             && self.is_within(|sum| sum.add_rules(rules.iter().map(|placed| &placed.spot)));
         let masked = if is_within {
-            self.read_drop_ins(&main.settings, &files, &mut guard, &mut rules)
+            self.problems.extend(beyond_ceiling(&main, &rules));
+            self.read_drop_ins(&main, &files, &mut guard, &mut rules)
         } else {
             None
         };
         let Some(masked) = masked else { return Err(self.into_problems()) };
         let skipped = std::mem::take(&mut self.skipped);
-        self.judge_ceiling(&main, &rules);
         let (rules, repeated) = first_of_equals(rules);
         let policy = Policy {
             meta_policy: main.settings.meta_policy,
@@ -193,6 +237,8 @@ impl<'a> Loader<'a> {
         let documents = self.write_documents(&main.settings, &policy);
         self.lint(&main, &policy, &rules, &repeated, documents.as_ref());
         let files = std::mem::take(&mut self.files);
+        let is_usable = !self.problems.iter().any(Problem::is_error);
+        let left_out = if is_usable { std::mem::take(&mut self.left_out) } else { Vec::new() };
         let problems = self.into_problems();
         let (Some(documents), None) = (documents, problems.errors().next()) else {
             return Err(problems);
@@ -206,6 +252,7 @@ impl<'a> Loader<'a> {
             files,
             masked,
             skipped,
+            left_out,
             trusted,
             account,
         })
@@ -217,8 +264,10 @@ impl<'a> Loader<'a> {
         counted.map_err(|problem| self.problems.push(problem)).is_ok()
     }
 
-    /// All problems, in the order in which the files are read.
+    /// All problems, in the order in which the files are read. What would be left out is among
+    /// them: where there are others, nothing counts.
     fn into_problems(mut self) -> Problems {
+        self.problems.extend(self.left_out.drain(..).flat_map(|left_out| left_out.problems));
         let main_file = self.path;
         self.problems.sort_by(|one, other| {
             let rank = |problem: &Problem| problem.place.path != main_file;
@@ -273,7 +322,7 @@ impl<'a> Loader<'a> {
         if !self.is_within(|sum| sum.add_rules(rules.iter().map(|placed| &placed.spot))) {
             return rules.len();
         }
-        self.judge_ceiling(&main, &rules);
+        self.problems.extend(beyond_ceiling(&main, &rules));
         let (rules, repeated) = first_of_equals(rules);
         let policy = Policy {
             meta_policy: main.settings.meta_policy,
@@ -340,38 +389,62 @@ impl<'a> Loader<'a> {
     /// Reads all drop-ins, and returns those that are masked; nothing if it is too much in all.
     fn read_drop_ins(
         &mut self,
-        settings: &Settings,
+        main: &MainFile,
         files: &Files,
         guard: &mut Guard<'_>,
         rules: &mut Vec<PlacedRule>,
     ) -> Option<Vec<Masked>> {
+        let settings = &main.settings;
         let directories: Vec<_> = settings
             .policy_dirs
             .iter()
-            .filter_map(|path| self.open_policy_dir(path, files, guard))
+            .filter_map(|path| self.open_policy_dir(path, files, guard, settings))
             .collect();
         let found = drop_ins::find(&directories);
-        self.problems.extend(found.problems);
-        self.skipped = found.skipped;
+        self.skipped.clone_from(&found.skipped);
+        let mut unlisted = BTreeSet::new();
+        for problem in found.problems {
+            let path = problem.place.path.clone();
+            if problem.is_error() && !self.take_in(&path, vec![problem.clone()], settings) {
+                unlisted.insert(path);
+            } else if !problem.is_error() {
+                self.problems.push(problem);
+            }
+        }
         for (name, directory) in &found.files {
-            let opened = directory.open(name, files);
-            let Judgement { problems, is_where_it_should_be } = guard.judge(&opened);
-            self.problems.extend(problems);
-            if !is_where_it_should_be {
+            if unlisted.contains(&directory.path) {
                 continue;
             }
-            match opened.read() {
-                Ok(None) => {}
-                Ok(Some(source)) => {
-                    self.files.push(source.path.clone());
-                    if !self.read_drop_in(&source, rules) {
-                        return None;
-                    }
+            let before = self.sum.clone();
+            let DropIn { rules: mut own, problems, size } =
+                self.read_drop_in(directory.open(name, files), guard, main);
+            if self.take_in(&directory.path.join(name), problems, settings) {
+                rules.append(&mut own);
+                if size == Size::TooMuch {
+                    return None;
                 }
-                Err(problem) => self.problems.push(problem),
+            } else {
+                self.sum = before;
             }
         }
         Some(found.masked)
+    }
+
+    /// Takes in what is wrong with a file or directory. Returns whether it counts: what comes from
+    /// a package and is broken does not.
+    fn take_in(&mut self, path: &Path, problems: Vec<Problem>, settings: &Settings) -> bool {
+        let directory = if Format::of(path).is_some() { path.parent() } else { Some(path) };
+        let keeper = directory.map_or(Keeper::Administrator, |dir| settings.keeper_of(dir));
+        // What the system lacks for the moment is no fault of the package, whose grants stay until
+        // it can be read.
+        let is_broken = problems.iter().any(Problem::is_error)
+            && !problems.iter().any(|problem| problem.is_for_now);
+        if keeper == Keeper::Vendor && is_broken {
+            self.left_out.push(LeftOut::new(path, problems, settings));
+            return false;
+        }
+        self.problems.extend(problems);
+        true
     }
 
     /// A directory of drop-ins, if there is one that can be looked through.
@@ -380,10 +453,11 @@ impl<'a> Loader<'a> {
         path: &Path,
         files: &Files,
         guard: &mut Guard<'_>,
+        settings: &Settings,
     ) -> Option<Directory> {
         let opened = files.open_directory(path);
-        self.problems.extend(guard.judge(&opened).problems);
-        match opened.content() {
+        let mut problems = guard.judge(&opened).problems;
+        let directory = match opened.content() {
             Ok(directory) => {
                 if directory.is_none() {
                     log::debug!("{} does not exist, so it holds no drop-ins", path.display());
@@ -391,37 +465,52 @@ impl<'a> Loader<'a> {
                 directory
             }
             Err(problem) => {
-                self.problems.push(problem);
+                problems.push(problem);
                 None
             }
-        }
+        };
+        let counts = self.take_in(path, problems, settings);
+        directory.filter(|_| counts)
     }
 
-    /// Reads one drop-in, and tells whether there is room for more.
-    fn read_drop_in(&mut self, source: &Source, rules: &mut Vec<PlacedRule>) -> bool {
-        if !self.is_within(|sum| sum.add_file(source)) {
-            return false;
+    /// Reads one drop-in, if it is for nobody else to say what that is.
+    fn read_drop_in(
+        &mut self,
+        opened: Opened<File>,
+        guard: &mut Guard<'_>,
+        main: &MainFile,
+    ) -> DropIn {
+        let Judgement { mut problems, is_where_it_should_be } = guard.judge(&opened);
+        let mut drop_in = DropIn { rules: Vec::new(), problems: Vec::new(), size: Size::Within };
+        if !is_where_it_should_be {
+            let keeper = opened.path.parent().map(|directory| main.settings.keeper_of(directory));
+            if keeper == Some(Keeper::Vendor) && !problems.iter().any(Problem::is_error) {
+                // What was said of another file that lies behind the same directory.
+                let message = "is not read, since others decide where its path leads";
+                problems.push(Problem::about(&opened.path, message));
+            }
+            return DropIn { problems, ..drop_in };
         }
-        let (mut own, problems) = read_rules(source);
-        self.problems.extend(bounds::first_of(problems));
-        let is_within = self.is_within(|sum| sum.add_rules(own.iter().map(|placed| &placed.spot)));
-        rules.append(&mut own);
-        is_within
-    }
-
-    fn judge_ceiling(&mut self, main: &MainFile, rules: &[PlacedRule]) {
-        let ceiling = main.settings.grantable_ports.joined();
-        let Some(spot) = main.values.get("grantable-ports") else { return };
-        let beyond = rules.iter().filter(|placed| !ceiling.covers(&placed.rule.ports));
-        let written = main.settings.grantable_ports.brief();
-        self.problems.extend(beyond.map(|placed| {
-            let message = format!(
-                "this rule grants {}, more than the grantable-ports \"{written}\" of {}",
-                placed.rule.ports.brief(),
-                spot.place
-            );
-            Problem::at(Severity::Error, &placed.spot, message)
-        }));
+        match opened.read() {
+            Ok(None) => {}
+            Ok(Some(source)) => {
+                self.files.push(source.path.clone());
+                if let Err(problem) = self.sum.add_file(&source) {
+                    problems.push(problem);
+                    return DropIn { problems, size: Size::TooMuch, ..drop_in };
+                }
+                let (rules, faults) = read_rules(&source);
+                problems.extend(bounds::first_of(faults));
+                problems.extend(beyond_ceiling(main, &rules));
+                if let Err(problem) = self.sum.add_rules(rules.iter().map(|placed| &placed.spot)) {
+                    problems.push(problem);
+                    drop_in.size = Size::TooMuch;
+                }
+                drop_in.rules = rules;
+            }
+            Err(problem) => problems.push(problem),
+        }
+        DropIn { problems, ..drop_in }
     }
 
     fn write_documents(&mut self, settings: &Settings, policy: &Policy) -> Option<Documents> {
@@ -451,6 +540,38 @@ impl<'a> Loader<'a> {
         let start = || Place::start_of(self.path);
         self.problems.extend(longest.and_then(|document| lint::large_document(document, start())));
     }
+}
+
+/// What a drop-in comes to.
+struct DropIn {
+    rules: Vec<PlacedRule>,
+    problems: Vec<Problem>,
+    size: Size,
+}
+
+/// Whether there is room for more than what was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Size {
+    Within,
+    TooMuch,
+}
+
+/// An error for each rule that grants more than it may, with what to do about it.
+fn beyond_ceiling(main: &MainFile, rules: &[PlacedRule]) -> Vec<Problem> {
+    let ceiling = main.settings.grantable_ports.joined();
+    let Some(spot) = main.values.get("grantable-ports") else { return Vec::new() };
+    let beyond = rules.iter().filter(|placed| !ceiling.covers(&placed.rule.ports));
+    let written = main.settings.grantable_ports.brief();
+    let problem = |placed: &PlacedRule| {
+        let message = format!(
+            "this rule grants {}, more than the grantable-ports \"{written}\" of {}; grant less, \
+             or widen grantable-ports",
+            placed.rule.ports.brief(),
+            spot.place
+        );
+        Problem::at(Severity::Error, &placed.spot, message)
+    };
+    beyond.map(problem).collect()
 }
 
 /// The rules of a drop-in, in whichever format its name tells, and what is wrong with them.

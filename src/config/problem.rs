@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::position::{Position, Positions};
 use crate::printable::Escaped;
 
@@ -78,13 +80,22 @@ pub struct Problem {
     pub excerpt: Option<Excerpt>,
     /// Whether the problem is that a file could not be read, so that nobody knows what it says.
     pub unread: bool,
+    /// Whether that was for want of something that the system may have again soon.
+    pub is_for_now: bool,
 }
 
 impl Problem {
     /// A problem that has no line to show.
     #[must_use]
     pub fn new(severity: Severity, place: Place, message: impl Into<String>) -> Self {
-        Self { place, severity, message: message.into(), excerpt: None, unread: false }
+        Self {
+            place,
+            severity,
+            message: message.into(),
+            excerpt: None,
+            unread: false,
+            is_for_now: false,
+        }
     }
 
     /// A problem of what stands at `spot`.
@@ -104,8 +115,12 @@ impl Problem {
     }
 
     /// `path` could not be read.
-    pub(super) fn unread(path: &Path, message: impl Into<String>) -> Self {
-        Self { unread: true, ..Self::about(path, message) }
+    pub(super) fn unread(path: &Path, message: impl Into<String>, reason: Errno) -> Self {
+        let is_for_now = matches!(
+            reason,
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR | Errno::EAGAIN
+        );
+        Self { unread: true, is_for_now, ..Self::about(path, message) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the main file sets, with the defaults of masterpolicyd.toml(5). Knows no TOML.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
@@ -30,6 +30,8 @@ pub struct Settings {
     pub sandbox: Sandbox,
     /// Where drop-ins are looked for; the earlier directory wins.
     pub policy_dirs: Vec<PathBuf>,
+    /// Those of them whose files come from packages.
+    pub vendor_dirs: Vec<PathBuf>,
     /// What clients may use up.
     pub limits: Limits,
     /// What is logged.
@@ -59,11 +61,33 @@ impl Default for Settings {
             ]
             .map(PathBuf::from)
             .to_vec(),
+            vendor_dirs: vec![PathBuf::from("/usr/lib/masterpolicyd/policy.d")],
             limits: Limits::default(),
             log: LogSettings::default(),
             metrics_listen: None,
         }
     }
+}
+
+impl Settings {
+    /// Who keeps the drop-ins in a directory.
+    #[must_use]
+    pub fn keeper_of(&self, directory: &Path) -> Keeper {
+        if self.vendor_dirs.iter().any(|vendor| vendor == directory) {
+            Keeper::Vendor
+        } else {
+            Keeper::Administrator
+        }
+    }
+}
+
+/// Whose drop-ins a directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// The administrator's, which count all together or not at all.
+    Administrator,
+    /// Those of packages, each of which counts for itself.
+    Vendor,
 }
 
 /// Whether the daemon may run without Landlock and seccomp.

@@ -136,8 +136,10 @@ impl Opened<File> {
     pub(super) fn read(self) -> Result<Option<Source>, Problem> {
         let Some(file) = self.content? else { return Ok(None) };
         let path = self.path;
-        let unread =
-            |error: std::io::Error| Problem::unread(&path, format!("cannot read: {error}"));
+        let unread = |error: std::io::Error| {
+            let reason = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+            Problem::unread(&path, format!("cannot read: {error}"), reason)
+        };
         let too_large = || {
             Problem::about(
                 &path,
@@ -245,7 +247,7 @@ impl Files {
                 }
                 Err(Unopened::Replaced) => {
                     let message = "was replaced while it was being read; try again";
-                    (found.visited, Err(Problem::unread(named, message)))
+                    (found.visited, Err(Problem::unread(named, message, Errno::EAGAIN)))
                 }
                 Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
             };
@@ -292,9 +294,10 @@ impl Files {
                 let is_elsewhere = *place != self.absolute(named) && *errno != Errno::ELOOP;
                 if is_elsewhere {
                     let place = self.path(place);
-                    Problem::unread(named, format!("{what}: {}: {reason}", place.display()))
+                    let message = format!("{what}: {}: {reason}", place.display());
+                    Problem::unread(named, message, *errno)
                 } else {
-                    Problem::unread(named, format!("{what}: {reason}"))
+                    Problem::unread(named, format!("{what}: {reason}"), *errno)
                 }
             }
             Stop::MadeUp(place, file_system) => {
@@ -367,7 +370,7 @@ fn open_found(
     };
     let unread = |errno: Errno| {
         let reason = std::io::Error::from(errno);
-        Unopened::Refused(Problem::unread(named, format!("cannot read: {reason}")))
+        Unopened::Refused(Problem::unread(named, format!("cannot read: {reason}"), errno))
     };
     let flags = OFlag::O_RDONLY
         | OFlag::O_NOFOLLOW

@@ -107,6 +107,8 @@ pub struct Gauges {
     pub connections: usize,
     /// Rules in the policy.
     pub policy_rules: usize,
+    /// Drop-ins of packages that are broken and left out of it.
+    pub drop_ins_left_out: usize,
     /// Bytes of the answer, its NUL included.
     pub policy_bytes: usize,
     /// When the configuration was read.
@@ -162,7 +164,7 @@ impl Samples<'_> {
 }
 
 /// Every metric, in the order of the text.
-pub static METRICS: [Metric; 11] = [
+pub static METRICS: [Metric; 12] = [
     Metric {
         name: "masterpolicyd_requests_total",
         kind: Kind::Counter,
@@ -213,6 +215,12 @@ pub static METRICS: [Metric; 11] = [
         kind: Kind::Gauge,
         help: "Size of the answer, its NUL included.",
         samples: |samples, _, gauges| samples.write("", gauges.policy_bytes),
+    },
+    Metric {
+        name: "masterpolicyd_drop_ins_left_out",
+        kind: Kind::Gauge,
+        help: "Drop-ins of packages that are broken and not part of the policy.",
+        samples: |samples, _, gauges| samples.write("", gauges.drop_ins_left_out),
     },
     Metric {
         name: "masterpolicyd_reloads_total",
@@ -274,6 +282,7 @@ mod tests {
         Gauges {
             connections: 3,
             policy_rules: 2,
+            drop_ins_left_out: 5,
             policy_bytes: 246,
             config_loaded: UNIX_EPOCH + Duration::from_millis(1_234_500),
             log_lines_dropped: 7,
@@ -310,6 +319,7 @@ mod tests {
             "masterpolicyd_request_duration_seconds_count 3",
             "masterpolicyd_config_loaded_timestamp_seconds 1234.500",
             "masterpolicyd_log_lines_dropped_total 7",
+            "masterpolicyd_drop_ins_left_out 5",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

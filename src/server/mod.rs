@@ -60,6 +60,8 @@ pub struct Service {
     pub documents: Documents,
     /// How many rules it holds.
     pub rules: usize,
+    /// How many drop-ins of packages are broken and left out of it.
+    pub left_out: usize,
     /// What clients may use up.
     pub limits: Limits,
     /// Whether each request served is logged.
@@ -474,6 +476,7 @@ impl Server {
         Gauges {
             connections: self.open(),
             policy_rules: self.service.rules,
+            drop_ins_left_out: self.service.left_out,
             policy_bytes: self.longest(),
             config_loaded: self.service.loaded,
             log_lines_dropped: logging::lines_dropped(),
@@ -597,6 +600,11 @@ impl Server {
         if !metrics.is_empty() {
             status.push_str(", metrics on ");
             status.push_str(&metrics);
+        }
+        match self.service.left_out {
+            0 => {}
+            1 => status += "; 1 broken drop-in of a package is left out",
+            more => status = format!("{status}; {more} broken drop-ins of packages are left out"),
         }
         let (served, unserved) =
             (self.counters.requests(Outcome::Served), self.counters.unserved());

@@ -1,0 +1,148 @@
+//! Drop-ins of packages: one that is broken is left out, and keeps nobody else's from counting.
+
+#![expect(clippy::unwrap_used, reason = "in a test, what is not there is a failure")]
+
+mod scratch;
+
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+
+use masterpolicyd::config::{self, Configuration, Keeper, Problems, Settings, Trust};
+use nix::sys::stat::Mode;
+use scratch::{Scratch, set_mode, text};
+
+fn rule(domain: &str, ports: &str) -> String {
+    format!("[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"\n")
+}
+
+/// A main file with a ceiling, a directory of the administrator's and one of packages, with a
+/// sound drop-in each.
+fn sound() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.file(
+        "masterpolicyd.toml",
+        "policy-dirs = [\"etc\", \"usr\"]\nvendor-dirs = [\"usr\"]\ngrantable-ports = \"5000-5999\"\n",
+    );
+    for directory in ["etc", "usr"] {
+        scratch.directory(directory);
+        scratch.file(&format!("{directory}/{directory}.toml"), rule(directory, "5000"));
+    }
+    scratch
+}
+
+fn load(scratch: &Scratch) -> Result<Configuration, Problems> {
+    config::load(&scratch.join("masterpolicyd.toml"), &Trust::of_this_process())
+}
+
+fn domains(configuration: &Configuration) -> Vec<String> {
+    configuration.policy.rules.iter().map(|rule| rule.domain.to_string()).collect()
+}
+
+/// Makes a drop-in of this path that is broken in one way.
+type Breakage = fn(&Path);
+
+const BREAKAGES: [(&str, Breakage); 6] = [
+    ("syntax", |path| fs::write(path, "[[allow-access-from]").unwrap()),
+    ("meaning", |path| fs::write(path, rule("http://a.test/", "5000")).unwrap()),
+    ("ceiling", |path| fs::write(path, rule("a.test", "80")).unwrap()),
+    ("mode", |path| {
+        fs::write(path, rule("a.test", "5000")).unwrap();
+        set_mode(path, 0o666);
+    }),
+    ("kind", |path| {
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        nix::unistd::mkfifo(path.as_c_str(), Mode::S_IRWXU).unwrap();
+    }),
+    ("size", |path| {
+        fs::write(path, " ".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap() + 1)).unwrap();
+    }),
+];
+
+#[test]
+fn a_broken_drop_in_of_a_package_takes_no_grant_of_another_file_away_and_keeps_none() {
+    for (how, break_it) in BREAKAGES {
+        let scratch = sound();
+        let path = scratch.join("usr/broken.toml");
+        break_it(&path);
+        let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{how}: {problems}"));
+        assert_eq!(domains(&configuration), ["etc", "usr"], "{how}");
+        let [left_out] = &configuration.left_out[..] else { panic!("{how}") };
+        assert_eq!(left_out.path, path, "{how}");
+        assert!(left_out.problems.len() > 1, "{how}: {left_out:?}");
+        // And a grant that its file no longer holds is gone.
+        fs::remove_file(scratch.join("usr/usr.toml")).unwrap();
+        assert_eq!(domains(&load(&scratch).unwrap()), ["etc"], "{how}");
+    }
+}
+
+#[test]
+fn the_files_of_the_administrator_count_all_or_not_at_all() {
+    for (how, break_it) in BREAKAGES {
+        let scratch = sound();
+        break_it(&scratch.join("etc/broken.toml"));
+        break_it(&scratch.join("usr/other.toml"));
+        let told = load(&scratch).expect_err(how).to_string();
+        for path in ["etc/broken.toml:", "usr/other.toml:"] {
+            assert!(told.contains(path), "{how}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_packages_that_others_can_write_is_left_out_as_a_whole() {
+    let scratch = sound();
+    set_mode(&scratch.join("usr"), 0o777);
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(domains(&configuration), ["etc"]);
+    assert_eq!(configuration.left_out[0].path, scratch.join("usr"));
+}
+
+#[test]
+fn what_is_left_out_is_an_error_of_check_with_a_remedy() {
+    let scratch = sound();
+    scratch.file("usr/broken.toml", rule("a.test", "80"));
+    let output = scratch.run(&["check"]);
+    let stdout = text(&output.stdout);
+    if nix::unistd::geteuid().is_root() {
+        assert!(stdout.contains("user is missing"), "{stdout}");
+        scratch.file(
+            "masterpolicyd.toml",
+            "user = \"nobody\"\npolicy-dirs = [\"etc\", \"usr\"]\nvendor-dirs = [\"usr\"]\n\
+             grantable-ports = \"5000-5999\"\n",
+        );
+    }
+    let output = scratch.run(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = text(&output.stdout);
+    let remedy = "usr/broken.toml:1:1: this comes from a package, is broken, and is left out, \
+                  while the rest counts; have the package mended, or mask it until then: ln -s \
+                  /dev/null etc/broken.toml";
+    assert!(stdout.lines().any(|line| line == remedy), "{stdout}");
+    assert!(stdout.contains("grants 80, more than the grantable-ports"), "{stdout}");
+    assert!(stdout.ends_with("without 1 drop-in: 2 rules; 2 errors, no warnings\n"), "{stdout}");
+    // What is proposed works.
+    std::os::unix::fs::symlink("/dev/null", scratch.join("etc/broken.toml")).unwrap();
+    assert_eq!(scratch.run(&["check"]).status.code(), Some(0));
+}
+
+#[test]
+fn directories_beneath_usr_are_those_of_packages_unless_told_otherwise() {
+    let scratch = sound();
+    let settings = |lines: &str| {
+        scratch.file("masterpolicyd.toml", lines);
+        load(&scratch).unwrap().settings
+    };
+    let dirs = "policy-dirs = [\"/etc/no/such\", \"/usr/no/such\"]\n";
+    let keepers = |settings: &Settings| {
+        ["/etc/no/such", "/usr/no/such"].map(|dir| settings.keeper_of(Path::new(dir)))
+    };
+    assert_eq!(keepers(&settings(dirs)), [Keeper::Administrator, Keeper::Vendor]);
+    let none = format!("{dirs}vendor-dirs = []\n");
+    assert_eq!(keepers(&settings(&none)), [Keeper::Administrator; 2]);
+    let other = format!("{dirs}vendor-dirs = [\"/etc/no/such\"]\n");
+    assert_eq!(keepers(&settings(&other)), [Keeper::Vendor, Keeper::Administrator]);
+    scratch.file("masterpolicyd.toml", format!("{dirs}vendor-dirs = [\"/opt/no/such\"]\n"));
+    let told = load(&scratch).unwrap_err().to_string();
+    assert!(told.ends_with(":2:16: \"/opt/no/such\" is not one of policy-dirs"), "{told}");
+}

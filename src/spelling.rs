@@ -7,7 +7,8 @@ pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
 }
 
 /// The one of `known` that `word` is most likely a slip of: other case and underscores count as
-/// nothing, and a third of the letters may be wrong.
+/// nothing, and a third of the letters may be wrong. Else the one that `word` is the end of, or
+/// that it begins with.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     // The distance of two long texts takes long to compute, and none of ours is long.
     if word.len() > 64 {
@@ -20,6 +21,13 @@ fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .filter(|(distance, name)| *distance * 3 <= name.len().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+        .or_else(|| known.iter().copied().find(|name| is_part(&word, name)))
+}
+
+/// Whether `word` is the last part of `name`, or `name` and something more.
+fn is_part(word: &str, name: &str) -> bool {
+    let is_end = name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'));
+    is_end || (name.len() > 2 && word.starts_with(name))
 }
 
 #[cfg(test)]
@@ -33,6 +41,10 @@ mod tests {
         assert_eq!(did_you_mean("toports", &known), "; did you mean \"to-ports\"?");
         assert_eq!(did_you_mean("Domian", &known), "; did you mean \"domain\"?");
         assert_eq!(did_you_mean("SECURE", &known), "; did you mean \"secure\"?");
+        assert_eq!(did_you_mean("ports", &known), "; did you mean \"to-ports\"?");
+        assert_eq!(did_you_mean("secured-by", &known), "; did you mean \"secure\"?");
+        assert_eq!(did_you_mean("logging", &["limits", "log"]), "; did you mean \"log\"?");
+        assert_eq!(did_you_mean("", &known), "");
         assert_eq!(did_you_mean("x", &known), "");
         assert_eq!(did_you_mean("colour", &known), "");
         assert_eq!(did_you_mean(&"secure".repeat(1000), &known), "");

@@ -4,19 +4,23 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use nix::sys::signal::Signal;
 
-use support::daemon::{MAIN_FILE, RULES, Rule, dial, document, read_to_end};
+use support::daemon::{MAIN_FILE, PROGRAM, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
-use support::{Daemon, SOON, Setup, figure, set_mode, unshare_of_mounts};
+use support::{
+    Daemon, Directory, SERVICE_USER, SOON, Setup, figure, is_root, set_mode, skip,
+    unshare_of_mounts,
+};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -309,4 +313,49 @@ fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back(
     daemon.directory.write("policy.d/broken.toml", drop_in("mended.test"));
     daemon.reload();
     assert!(answer(&mut daemon).contains("mended.test"));
+}
+
+#[test]
+fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
+    let test = "a_directory_that_was_made_after_the_start_is_said_to_need_a_restart";
+    let (directory, elsewhere) = (Directory::new(), Directory::new());
+    let policies = elsewhere.path().join("policy.d");
+    let user = if is_root() { format!("user = \"{SERVICE_USER}\"\n") } else { String::new() };
+    let main_file = directory.write(
+        MAIN_FILE,
+        format!("listen = [\"127.0.0.1:0\"]\npolicy-dirs = [\"{}\"]\n{user}", policies.display())
+            .replace("127.0.0.1:0", &free_address()),
+    );
+    let mut daemon = Command::new(PROGRAM)
+        .arg("-c")
+        .arg(main_file)
+        .arg("serve")
+        .env_remove("NOTIFY_SOCKET")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a daemon");
+    let mut log = BufReader::new(daemon.stderr.take().expect("a pipe")).lines();
+    let mut wait_for = |needle: &str| {
+        log.by_ref().map(|line| line.expect("a line")).find(|line| line.contains(needle))
+    };
+    let sandbox = wait_for("sandbox: ").expect("a line about the sandbox");
+    if sandbox.contains("no landlock") {
+        daemon.kill().expect("an end");
+        daemon.wait().expect("an exit status");
+        return skip(test, sandbox);
+    }
+    wait_for(": serving ").expect("a daemon that serves");
+    fs::create_dir(&policies).expect("a directory");
+    set_mode(&policies, 0o755);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
+    nix::sys::signal::kill(pid, Signal::SIGHUP).expect("a signal");
+    let line = wait_for("cannot read this directory").expect("a reload that failed");
+    assert!(line.ends_with("; it was created after the start: restart"), "{line}");
+    daemon.kill().expect("an end");
+    daemon.wait().expect("an exit status");
+}
+
+/// An address of 127.0.0.1 that nobody listens on.
+fn free_address() -> String {
+    address_of(&listen((Ipv4Addr::LOCALHOST, 0).into())).to_string()
 }

@@ -648,3 +648,28 @@ fn a_file_that_lies_where_anyone_can_put_one_is_refused() {
     let told = refusal(&scratch);
     assert!(told.starts_with("shared/office.toml:1:1: this link lies in shared, "), "{told}");
 }
+
+#[test]
+fn a_drop_in_that_is_taken_for_the_main_file_is_not_told_to_be_the_same_as_itself() {
+    let scratch = sound();
+    let path = scratch.file(
+        "policy.d/game.toml",
+        "policy-dirs = [\".\"]\n[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 5000\n",
+    );
+    let configuration = config::load(&path, &trust()).unwrap();
+    assert_eq!(configuration.policy.rules.len(), 1);
+    let [warning] = warnings(&configuration)[..] else { panic!("{:?}", configuration.warnings) };
+    assert!(warning.starts_with("this is the main file as well as one of its drop-ins"));
+}
+
+#[test]
+fn nothing_is_said_of_settings_and_drop_ins_that_a_syntax_error_hides() {
+    let scratch = sound();
+    scratch.file("masterpolicyd.toml", "policy-dirs = [\"policy.d\"\nuser = \"games\"\n");
+    scratch.file("policy.d/bad.toml", "colour = 1\n");
+    let problems = config::load_to_serve(&scratch.join("masterpolicyd.toml"), &trust());
+    let problems = problems.unwrap_err().0;
+    let [only] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!(only.message, "this array is not closed; write ] behind its last element");
+    assert_eq!((only.place.line, only.place.column), (1, 15));
+}

@@ -71,6 +71,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
             .account
             .clone()
             .or_else(|| privileges::started_as_root().then(|| Account::from(&identity))),
+        absent: settings.policy_dirs.iter().filter(|dir| !dir.exists()).cloned().collect(),
     };
     let bound = bind(&settings)?;
     let notifier = notifier()?;
@@ -235,6 +236,8 @@ fn service(configuration: &Configuration) -> Service {
 struct Known {
     starting_uid: u32,
     account: Option<Account>,
+    /// Directories of drop-ins that the sandbox has no rule for.
+    absent: Vec<PathBuf>,
 }
 
 /// How the server reads the configuration again.
@@ -251,6 +254,7 @@ fn reloader(
             name_of: &|_| None,
             // It is the reader itself who reads.
             can_read: &|_, _, _| Some(true),
+            absent_at_start: &known.absent,
         };
         let configuration = config::load(&path, &trust)?;
         log_problems(&configuration);

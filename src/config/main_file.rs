@@ -16,7 +16,7 @@ use super::rules::{self, PlacedRule};
 use super::settings::{LogSettings, Sandbox, Settings};
 use super::source::Text;
 use super::table::{
-    Faults, Section, Value, array, at_most, boolean, number, one_of, parse, parsed, string,
+    Faults, Home, Section, Value, array, at_most, boolean, number, one_of, parse, parsed, string,
 };
 use crate::account::AccountError;
 use crate::document::PortRanges;
@@ -30,18 +30,29 @@ const MAX_CONNECTIONS: usize = 1_000_000;
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// The keys of the top of the file.
-const TOP_LEVEL: [&str; 10] = [
-    "listen",
-    "user",
-    "group",
-    "meta-policy",
-    "grantable-ports",
-    "expand-port-ranges",
-    "players",
-    "sandbox",
-    "policy-dirs",
-    "vendor-dirs",
+/// Where each key belongs.
+const HOMES: [Home; 4] = [
+    Home {
+        place: "above the first [section] of the file",
+        keys: &[
+            "listen",
+            "user",
+            "group",
+            "meta-policy",
+            "grantable-ports",
+            "expand-port-ranges",
+            "players",
+            "sandbox",
+            "policy-dirs",
+            "vendor-dirs",
+        ],
+    },
+    Home {
+        place: "in [limits]",
+        keys: &["connections", "connections-per-source", "request-timeout"],
+    },
+    Home { place: "in [log]", keys: &["level", "requests"] },
+    Home { place: "in [metrics]", keys: &["listen"] },
 ];
 
 /// What the main file says.
@@ -53,13 +64,15 @@ pub(super) struct MainFile {
 }
 
 /// Reads the main file at `path`, whose relative `policy-dirs` are meant from where it lies.
-pub(super) fn read(path: &Path, source: &str) -> (MainFile, Vec<Problem>) {
+/// Nothing where it has a syntax error.
+pub(super) fn read(path: &Path, source: &str) -> (Option<MainFile>, Vec<Problem>) {
     let text = Text::of(path, source);
     let (mut main, problems) = parse(source, &text, |table, faults| read_top(table, &text, faults));
     let directory = path.parent().unwrap_or(Path::new(""));
-    let Settings { policy_dirs, vendor_dirs, .. } = &mut main.settings;
-    for dir in policy_dirs.iter_mut().chain(vendor_dirs) {
-        *dir = directory.join(&*dir);
+    if let Some(MainFile { settings, .. }) = &mut main {
+        for dir in settings.policy_dirs.iter_mut().chain(&mut settings.vendor_dirs) {
+            *dir = directory.join(&*dir);
+        }
     }
     (main, problems)
 }
@@ -96,9 +109,9 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("log", &mut settings.log, faults, log);
     settings.metrics_listen =
         top.read_optional("metrics", faults, |value, faults| metrics(value, &settings, faults));
-    let rules = rules::read(&mut top, text, &TOP_LEVEL, faults);
+    let rules = rules::read(&mut top, text, &HOMES, faults);
     let values = top.spots(text);
-    top.finish(&[], faults);
+    top.finish(&HOMES, faults);
     MainFile { settings, rules, values }
 }
 
@@ -117,7 +130,7 @@ fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
         number(1, MAX_CONNECTIONS),
     );
     section.read("request-timeout", &mut limits.request_timeout, faults, timeout);
-    section.finish(&TOP_LEVEL, faults);
+    section.finish(&HOMES, faults);
     Some(limits)
 }
 
@@ -130,7 +143,7 @@ fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {
     let mut section = Section::new("[log]", table);
     section.read("level", &mut log.level, faults, one_of(LOG_LEVELS));
     section.read("requests", &mut log.requests, faults, boolean);
-    section.finish(&TOP_LEVEL, faults);
+    section.finish(&HOMES, faults);
     Some(log)
 }
 
@@ -150,7 +163,7 @@ fn metrics(value: &Value<'_>, settings: &Settings, faults: &mut Faults) -> Optio
         }
         Some(address)
     });
-    section.finish(&TOP_LEVEL, faults);
+    section.finish(&HOMES, faults);
     listen
 }
 

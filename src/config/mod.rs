@@ -87,13 +87,13 @@ impl LeftOut {
             }
             _ => String::new(),
         };
-        problems.push(Problem::about(
-            path,
-            format!(
-                "this comes from a package, is broken, and is left out, while the rest counts; \
-                 have the package mended{remedy}"
-            ),
-        ));
+        let fact = if name.is_some() {
+            "this comes from a package, is broken, and is left out, while the rest counts; have the \
+             package mended"
+        } else {
+            "this is for packages, cannot be used, and is left out, while the rest counts"
+        };
+        problems.push(Problem::about(path, format!("{fact}{remedy}")));
         Self { path: path.to_owned(), problems }
     }
 }
@@ -176,6 +176,8 @@ struct Loader<'a> {
     left_out: Vec<LeftOut>,
     files: Vec<PathBuf>,
     skipped: Vec<PathBuf>,
+    /// The device and the number of the main file.
+    main_end: Option<(u64, u64)>,
 }
 
 impl<'a> Loader<'a> {
@@ -188,6 +190,7 @@ impl<'a> Loader<'a> {
             left_out: Vec::new(),
             files: Vec::new(),
             skipped: Vec::new(),
+            main_end: None,
         }
     }
 
@@ -201,7 +204,11 @@ impl<'a> Loader<'a> {
         }
         let trace = opened.trace();
         let source = self.read_main_source(opened).map_err(|problem| Problems(vec![problem]))?;
-        let mut main = self.read_main_file(&source);
+        let Some(mut main) = self.read_main_file(&source) else {
+            // Whatever else was told would be about settings that nobody made.
+            self.problems.extend(judgement.problems);
+            return Err(self.into_problems());
+        };
         let account = self.judge_account(&main, purpose);
         let service_uid = account.as_ref().map(|account| account.uid);
         let trusted = Trusted { service_uid, ..anyone };
@@ -215,6 +222,7 @@ impl<'a> Loader<'a> {
                 Severity::Warning
             },
         });
+        self.main_end = trace.end.as_ref().map(|end| (end.status.device, end.status.inode));
         let mut guard = Guard::new(trusted, &files).naming(self.trust.name_of).for_reader(reader);
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
@@ -301,13 +309,19 @@ impl<'a> Loader<'a> {
         let is_xml = source.bytes.trim_ascii_start().starts_with(b"<");
         let is_in_policy_d = self.path.parent().is_some_and(|it| it.ends_with("policy.d"));
         let text = source.utf8().unwrap_or_default();
-        let (mut main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
+        let (main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
+        let Some(mut main) = main else {
+            self.problems.extend(bounds::first_of(problems));
+            return 0;
+        };
         let has_settings = main.values.keys().any(|key| key != rules::KEY);
         let rules = if has_settings && !is_in_policy_d {
             self.problems.extend(bounds::first_of(problems));
             std::mem::take(&mut main.rules)
         } else {
-            main = main_file::read(self.path, "").0;
+            if let (Some(without), _) = main_file::read(self.path, "") {
+                main = without;
+            }
             let (rules, problems) =
                 if is_xml { rules::read_xml(self.path, &source.bytes) } else { read_rules(source) };
             self.problems.extend(bounds::first_of(problems));
@@ -346,12 +360,13 @@ impl<'a> Loader<'a> {
         Ok(source)
     }
 
-    fn read_main_file(&mut self, source: &Source) -> MainFile {
+    /// What the main file says; nothing where that cannot be known.
+    fn read_main_file(&mut self, source: &Source) -> Option<MainFile> {
         let text = match source.utf8() {
             Ok(text) => text,
             Err(problem) => {
                 self.problems.push(problem);
-                ""
+                return None;
             }
         };
         let (main, problems) = main_file::read(self.path, text);
@@ -403,8 +418,11 @@ impl<'a> Loader<'a> {
         let found = drop_ins::find(&directories);
         self.skipped.clone_from(&found.skipped);
         let mut unlisted = BTreeSet::new();
-        for problem in found.problems {
+        for mut problem in found.problems {
             let path = problem.place.path.clone();
+            if problem.unread && self.trust.absent_at_start.contains(&path) {
+                problem.message.push_str("; it was created after the start: restart");
+            }
             if problem.is_error() && !self.take_in(&path, vec![problem.clone()], settings) {
                 unlisted.insert(path);
             } else if !problem.is_error() {
@@ -415,9 +433,16 @@ impl<'a> Loader<'a> {
             if unlisted.contains(&directory.path) {
                 continue;
             }
+            let opened = directory.open(name, files);
+            if self.is_main_file(&opened) {
+                let message = "this is the main file as well as one of its drop-ins, and is read \
+                               once; name the main file with -c";
+                let place = Place::start_of(&opened.path);
+                self.problems.push(Problem::new(Severity::Warning, place, message));
+                continue;
+            }
             let before = self.sum.clone();
-            let DropIn { rules: mut own, problems, size } =
-                self.read_drop_in(directory.open(name, files), guard, main);
+            let DropIn { rules: mut own, problems, size } = self.read_drop_in(opened, guard, main);
             if self.take_in(&directory.path.join(name), problems, settings) {
                 rules.append(&mut own);
                 if size == Size::TooMuch {
@@ -428,6 +453,11 @@ impl<'a> Loader<'a> {
             }
         }
         Some(found.masked)
+    }
+
+    fn is_main_file(&self, opened: &Opened<File>) -> bool {
+        let end = opened.end.as_ref().map(|end| (end.status.device, end.status.inode));
+        end.is_some() && end == self.main_end
     }
 
     /// Takes in what is wrong with a file or directory. Returns whether it counts: what comes from

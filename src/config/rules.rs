@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Severity, Spot};
 use super::source::Text;
-use super::table::{Faults, Section, Value, array, boolean, parse, parsed};
+use super::table::{Faults, Home, Section, Value, array, boolean, parse, parsed};
 use crate::document::{self, FlawKind, ParsedRule};
 use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
 
@@ -22,12 +22,13 @@ pub(super) struct PlacedRule {
 /// Reads a TOML drop-in, which holds rules only.
 pub(super) fn read_toml(path: &Path, source: &str) -> (Vec<PlacedRule>, Vec<Problem>) {
     let text = Text::of(path, source);
-    parse(source, &text, |table, faults| {
+    let (rules, problems) = parse(source, &text, |table, faults| {
         let mut top = Section::new("a drop-in, which holds [[allow-access-from]] only", table);
         let rules = read(&mut top, &text, &[], faults);
         top.finish(&[], faults);
         rules
-    })
+    });
+    (rules.unwrap_or_default(), problems)
 }
 
 /// Reads an XML drop-in. Its remarks become warnings.
@@ -53,12 +54,12 @@ pub(super) fn read_xml(path: &Path, bytes: &[u8]) -> (Vec<PlacedRule>, Vec<Probl
     (rules.collect(), problems)
 }
 
-/// Reads the rules of a table. `elsewhere` are keys that may have slipped into one, see
+/// Reads the rules of a table. `homes` are where keys belong that may have slipped into one, see
 /// [`Section::finish`].
 pub(super) fn read(
     top: &mut Section<'_, '_>,
     text: &Text<'_>,
-    elsewhere: &[&str],
+    homes: &[Home],
     faults: &mut Faults,
 ) -> Vec<PlacedRule> {
     let what = "[[allow-access-from]], in double brackets";
@@ -70,7 +71,7 @@ pub(super) fn read(
             return None;
         };
         let offset = element.span().start;
-        let rule = read_rule(table, offset, elsewhere, faults)?;
+        let rule = read_rule(table, offset, homes, faults)?;
         rules.push(PlacedRule { rule, spot: text.at(offset) });
         Some(())
     });
@@ -80,14 +81,14 @@ pub(super) fn read(
 fn read_rule(
     table: &DeTable<'_>,
     offset: usize,
-    elsewhere: &[&str],
+    homes: &[Home],
     faults: &mut Faults,
 ) -> Option<Rule> {
     let mut section = Section::new("[[allow-access-from]]", table);
     let domain = section.get("domain");
     let ports = section.get("to-ports");
     let secure = section.get("secure");
-    section.finish(elsewhere, faults);
+    section.finish(homes, faults);
     for (key, value) in [("domain", domain), ("to-ports", ports)] {
         if value.is_none() {
             faults.add(offset, format_args!("this rule lacks {key}"));

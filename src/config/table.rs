@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 use toml::Spanned;
@@ -58,36 +57,63 @@ fn kind(value: &Value<'_>) -> &'static str {
     }
 }
 
-/// Parses a file and hands its top table to `read`. What is left of a line with a syntax error is
-/// not worth judging, nor are the keys below a header with one.
+/// Parses a file and hands its top table to `read`. Nothing is read where there is a syntax error:
+/// what it spoils would be told as faults that nobody made.
 pub(super) fn parse<T>(
     source: &str,
     text: &Text<'_>,
     read: impl FnOnce(&DeTable<'_>, &mut Faults) -> T,
-) -> (T, Vec<Problem>) {
+) -> (Option<T>, Vec<Problem>) {
     let (table, errors) = DeTable::parse_recoverable(source);
     let mut faults = Faults::default();
-    let result = read(table.get_ref(), &mut faults);
+    if errors.is_empty() {
+        let result = read(table.get_ref(), &mut faults);
+        return (Some(result), faults.into_problems(text));
+    }
     let offset_of = |error: &toml::de::Error| {
         error.span().map_or(source.len(), |span| span.start.min(source.len()))
     };
-    let mut errors: Vec<_> = errors.iter().map(|error| (offset_of(error), error)).collect();
+    let mut errors: Vec<_> =
+        errors.iter().map(|error| (offset_of(error), error.message())).collect();
     errors.sort_by_key(|&(offset, _)| offset);
-    errors.truncate(TOLD + 1);
-    let spoilt: Vec<_> = errors.iter().map(|&(offset, _)| spoilt_by(source, offset)).collect();
-    faults.0.retain(|(offset, _)| !spoilt.iter().any(|range| range.contains(offset)));
-    for (offset, error) in errors {
-        faults.add(offset, syntax_message(error.message(), &source[offset..]));
+    let in_array = errors
+        .iter()
+        .find(|(_, message)| message.contains(" array") && !message.contains("array table"));
+    if let Some(bracket) = in_array
+        .filter(|_| errors.iter().any(|(_, message)| message.starts_with("unclosed array, ")))
+        .and_then(|&(offset, _)| open_bracket(source, offset))
+    {
+        // Whatever follows is taken for an element.
+        errors.retain(|&(offset, _)| offset < bracket);
+        faults.add(bracket, "this array is not closed; write ] behind its last element");
     }
-    (result, faults.into_problems(text))
+    // One line, one slip.
+    errors.dedup_by_key(|(offset, _)| line_start(source, *offset));
+    for (offset, message) in errors.into_iter().take(TOLD + 1) {
+        faults.add(offset, syntax_message(message, &source[offset..]));
+    }
+    (None, faults.into_problems(text))
 }
 
-/// What a syntax error at `offset` makes unreliable: its line, and all below if that is a header.
-fn spoilt_by(source: &str, offset: usize) -> Range<usize> {
-    let start = source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
-    let is_header = source[start..].trim_start().starts_with('[');
-    let end = if is_header { "\n[" } else { "\n" };
-    start..source[offset..].find(end).map_or(source.len(), |length| offset + length + 1)
+/// Where the array begins that an error at `offset` is in.
+fn open_bracket(source: &str, offset: usize) -> Option<usize> {
+    let mut end = offset;
+    loop {
+        let start = line_start(source, end);
+        let line = &source[start..end];
+        let value = line.split_once('=').map(|(key, _)| start + key.len() + 1);
+        let bracket = value.map(|value| {
+            value + source[value..].len() - source[value..].trim_start_matches([' ', '\t']).len()
+        });
+        if let Some(bracket) = bracket.filter(|&bracket| source[bracket..].starts_with('[')) {
+            return Some(bracket);
+        }
+        end = start.checked_sub(1)?;
+    }
+}
+
+fn line_start(source: &str, offset: usize) -> usize {
+    source[..offset].rfind('\n').map_or(0, |newline| newline + 1)
 }
 
 /// What a syntax error is about; `rest` is the text from its place on.
@@ -106,6 +132,13 @@ fn syntax_message<'a>(message: &'a str, rest: &str) -> &'a str {
         return "strings stand in quotes";
     }
     message
+}
+
+/// A place in a file, and the keys that belong there.
+pub(super) struct Home {
+    /// Where it is, as an answer to where.
+    pub(super) place: &'static str,
+    pub(super) keys: &'static [&'static str],
 }
 
 /// A table while its keys are read; what nobody has asked for at the end is unknown.
@@ -151,9 +184,10 @@ impl<'t, 'i> Section<'t, 'i> {
         self.get(key).and_then(|value| reader(value, faults))
     }
 
-    /// Ends the reading: every key that was not asked for is a fault. `elsewhere` are the keys of
-    /// the top of the file, which end up in a section when they stand below its header.
-    pub(super) fn finish(self, elsewhere: &[&str], faults: &mut Faults) {
+    /// Ends the reading: every key that was not asked for is a fault. `homes` are the places of the
+    /// file and their keys, which end up elsewhere when they stand below another header, or when
+    /// their own is missing.
+    pub(super) fn finish(self, homes: &[Home], faults: &mut Faults) {
         for (key, _) in self.table {
             let (name, offset) = (key.get_ref().as_ref(), key.span().start);
             if self.known.contains(&name) {
@@ -164,10 +198,15 @@ impl<'t, 'i> Section<'t, 'i> {
             }
             let within =
                 if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };
-            let hint = if elsewhere.contains(&name) {
-                "; it belongs above the first [section] of the file".to_owned()
-            } else {
+            let homes: Vec<_> = homes
+                .iter()
+                .filter(|home| home.keys.contains(&name))
+                .map(|home| home.place)
+                .collect();
+            let hint = if homes.is_empty() {
                 did_you_mean(name, &self.known)
+            } else {
+                format!("; it belongs {}", homes.join(", or "))
             };
             faults.add(offset, format_args!("unknown key \"{name}\"{within}{hint}"));
         }

@@ -2,24 +2,29 @@
 //! system call is made in it, in all three ways into the kernel, and ends as the lists say.
 //!
 //! A tracer cannot make a process do what the process could not do by itself, so what is injected
-//! here is what an intruder could do. Whoever is ended by a call cannot be asked about the next one:
-//! the calls are made in copies, which the daemon is made to fork just before it shuts itself in,
-//! and each of which then goes on, as the daemon would have, until the filter is in force.
+//! here is what an intruder could do. Each thread is held against the list of its own work. Whoever
+//! is ended by a call cannot be asked about the next one: the calls are made in copies, which the
+//! thread is made to fork just before it shuts itself in, and each of which then goes on, as the
+//! thread would have, until the filter is in force.
 #![cfg(target_arch = "x86_64")]
 
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::iter;
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Instant;
 
 use libc::c_long;
+use nix::errno::Errno;
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -76,9 +81,42 @@ impl Outcome {
     }
 }
 
-/// A daemon that stands before its filter, with its files out of reach already.
+/// The threads of the daemon, by their work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Serving,
+    Reloading,
+    Reporting,
+}
+
+impl Work {
+    const EVERY: [Self; 3] = [Self::Serving, Self::Reloading, Self::Reporting];
+
+    /// What the thread is called in /proc.
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Serving => "masterpolicyd",
+            Self::Reloading => "reloading",
+            Self::Reporting => "log",
+        }
+    }
+
+    /// What SECURITY.md calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Reloading => "reloading",
+            Self::Reporting => "reporting",
+        }
+    }
+}
+
+/// A thread of a daemon that stands before its filter, with its files out of reach already.
 struct Threshold {
+    // Dropped before the daemon, which cannot be waited for earlier.
+    _tracees: Tracees,
     daemon: Daemon,
+    thread: Pid,
     registers: Registers,
     guard: Guard,
 }
@@ -91,58 +129,58 @@ struct Copy<'a> {
 }
 
 impl Threshold {
-    /// Leads a daemon there; where this process may not trace, says that the test was skipped.
-    fn reached(test: &str) -> Option<Self> {
+    /// Leads a thread there; where this process may not trace, says that the test was skipped.
+    fn reached(test: &str, work: Work) -> Option<Self> {
         let setup = Setup::new().keys("sandbox = \"require\"").stderr(Stderr::Closed);
         let gate = setup.directory.path().join("gate");
         mkfifo(&gate, Mode::from_bits_truncate(0o666)).expect("a pipe with a name");
         let waits = "read line <\"$0\" && exec \"$@\"";
         let daemon = setup.through(["sh".into(), "-c".into(), waits.into(), gate.clone()]).spawn();
-        // Opens once the shell has, which then waits for a line.
-        let mut gate = OpenOptions::new().write(true).open(gate).expect("the shell at the gate");
+        let mut gate = opened(&gate);
         let options = Options::PTRACE_O_EXITKILL
             | Options::PTRACE_O_TRACESYSGOOD
             | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXEC;
         if let Err(errno) = ptrace::seize(daemon.pid, options) {
             skip(test, format_args!("no tracing here: {errno}"));
             return None;
         }
+        let tracees = Tracees(daemon.pid);
         gate.write_all(b"\n").expect("opening the gate");
         let guard = Guard::new();
         let pid = daemon.pid;
         assert!(matches!(guard.wait(pid), WaitStatus::PtraceEvent(..)), "the exec");
-        let number = libc::SYS_landlock_restrict_self;
-        match guard.run_behind(pid, number) {
-            Ok(0) => {}
-            Ok(error) => panic!("no landlock: {error}"),
-            Err(status) => {
-                skip(test, format_args!("this kernel has not got all of the sandbox: {status:?}"));
-                return None;
-            }
-        }
-        let registers = ptrace::getregs(pid).expect("the registers");
-        Some(Self { daemon, registers, guard })
+        let Some((thread, result)) =
+            guard.run_any_behind(pid, work.thread(), libc::SYS_landlock_restrict_self)
+        else {
+            skip(test, "the daemon has ended: this kernel has not got all of the sandbox");
+            return None;
+        };
+        assert_eq!(result, 0, "restricting itself by landlock");
+        let registers = ptrace::getregs(thread).expect("the registers");
+        Some(Self { _tracees: tracees, daemon, thread, registers, guard })
     }
 
-    /// Forks the daemon here.
-    fn fork(&self) -> Pid {
-        let parent = self.daemon.pid;
+    /// A copy without a filter: a fork of the daemon, made here, which has this thread alone.
+    fn unfiltered_copy(&self) -> Copy<'_> {
+        let parent = self.thread;
         let call = call_of(self.registers, libc::SYS_fork.unsigned_abs(), [0; 6]);
         ptrace::setregs(parent, call).expect("setting registers");
         let forked = Event::PTRACE_EVENT_FORK as i32;
         self.step_to(&WaitStatus::PtraceEvent(parent, Signal::SIGTRAP, forked));
         let number = ptrace::getevent(parent).expect("the child's number");
-        let child = Pid::from_raw(i32::try_from(number).expect("a process id"));
-        assert!(matches!(self.guard.wait(child), WaitStatus::PtraceEvent(..)));
+        let pid = Pid::from_raw(i32::try_from(number).expect("a process id"));
+        let copy = Copy { pid, registers: self.registers, guard: &self.guard };
+        assert!(matches!(self.guard.wait(pid), WaitStatus::PtraceEvent(..)), "the copy");
         self.step_to(&WaitStatus::Stopped(parent, Signal::SIGTRAP));
-        ptrace::setregs(child, self.registers).expect("setting registers");
-        child
+        ptrace::setregs(pid, self.registers).expect("setting registers");
+        copy
     }
 
     /// Goes one instruction on, past the news that an earlier copy has ended.
     fn step_to(&self, expected: &WaitStatus) {
-        let parent = self.daemon.pid;
+        let parent = self.thread;
         loop {
             ptrace::step(parent, None).expect("going on");
             match self.guard.wait(parent) {
@@ -150,11 +188,6 @@ impl Threshold {
                 status => return assert_eq!(status, *expected),
             }
         }
-    }
-
-    /// A copy without a filter.
-    fn unfiltered_copy(&self) -> Copy<'_> {
-        Copy { pid: self.fork(), registers: self.registers, guard: &self.guard }
     }
 
     fn copy(&self) -> Copy<'_> {
@@ -167,6 +200,47 @@ impl Threshold {
     /// What comes of one call in a copy that has made no other.
     fn inject(&self, number: u64, arguments: Arguments) -> Outcome {
         self.copy().inject(number, arguments)
+    }
+}
+
+/// The threads of a process that is traced; killed when dropped, and waited for. A thread that has
+/// ended is its tracer's to bury, and until then the process cannot be waited for either: whoever
+/// waits for the process alone waits for ever.
+struct Tracees(Pid);
+
+impl Drop for Tracees {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+        bury(None);
+    }
+}
+
+/// Waits for this tracee, or for all that this thread has, to end. They were killed.
+fn bury(tracee: Option<Pid>) {
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
+    let began = Instant::now();
+    // When there is nothing left to wait for, that is an error.
+    while waitpid(tracee, Some(flags)).is_ok() {
+        if began.elapsed() > SOON {
+            assert!(thread::panicking(), "a tracee that was killed has not ended in {SOON:?}");
+            return;
+        }
+        thread::yield_now();
+    }
+}
+
+/// The pipe that a shell waits at for a line, once the shell has opened it.
+fn opened(gate: &Path) -> File {
+    let began = Instant::now();
+    loop {
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(gate) {
+            Ok(gate) => return gate,
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                assert!(began.elapsed() < SOON, "no shell at the gate after {SOON:?}");
+                thread::yield_now();
+            }
+            Err(error) => panic!("{}: {error}", gate.display()),
+        }
     }
 }
 
@@ -212,10 +286,7 @@ impl Copy<'_> {
 impl Drop for Copy<'_> {
     fn drop(&mut self) {
         if kill(self.pid, Signal::SIGKILL).is_ok() {
-            while !matches!(
-                waitpid(self.pid, Some(WaitPidFlag::__WALL)),
-                Err(_) | Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..))
-            ) {}
+            bury(Some(self.pid));
         }
     }
 }
@@ -228,6 +299,15 @@ fn instruction_of(registers: Registers) -> usize {
 /// What a call has returned: a negative value is an error.
 fn returned(registers: Registers) -> i64 {
     i64::from_ne_bytes(registers.rax.to_ne_bytes())
+}
+
+/// What this call has returned, if a tracee that stands at a call has just made it.
+fn returned_from(pid: Pid, number: c_long) -> Option<i64> {
+    // A thread that another one has ended by now has made no call.
+    let registers = ptrace::getregs(pid).ok()?;
+    let info = ptrace::syscall_info(pid).ok()?;
+    let returns = info.op == libc::PTRACE_SYSCALL_INFO_EXIT;
+    (returns && registers.orig_rax == number.unsigned_abs()).then(|| returned(registers))
 }
 
 fn call_of(registers: Registers, number: u64, arguments: Arguments) -> Registers {
@@ -286,6 +366,44 @@ impl Guard {
         status
     }
 
+    /// Runs all threads until the one of this name has made this call, and returns which that is and
+    /// what came of it; nothing where the process has ended by itself.
+    fn run_any_behind(&self, process: Pid, name: &str, number: c_long) -> Option<(Pid, i64)> {
+        let began = Instant::now();
+        ptrace::syscall(process, None).expect("running on");
+        loop {
+            assert!(began.elapsed() < SOON, "no call {number} of {name} in {SOON:?}");
+            self.watched.send(Some(process)).expect("the guard");
+            let any = Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD);
+            let status = waitpid(None, any).expect("a tracee");
+            self.watched.send(None).expect("the guard");
+            let (thread, signal) = match status {
+                WaitStatus::PtraceSyscall(thread) => {
+                    if let Some(result) = returned_from(thread, number) {
+                        let path = format!("/proc/{process}/task/{thread}/comm");
+                        if fs::read_to_string(path).is_ok_and(|comm| comm.trim_end() == name) {
+                            return Some((thread, result));
+                        }
+                    }
+                    (thread, None)
+                }
+                WaitStatus::Stopped(thread, delivered) => (thread, Some(delivered)),
+                WaitStatus::PtraceEvent(thread, ..) => (thread, None),
+                WaitStatus::Exited(ended, _) if ended == process => return None,
+                WaitStatus::Signaled(ended, signal, _) if ended == process => {
+                    panic!("{name} has ended by {signal} before its call {number}");
+                }
+                // Another thread has ended.
+                _ => continue,
+            };
+            match ptrace::syscall(thread, signal) {
+                // Ended by another thread: the next news is of that.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => panic!("running on: {errno}"),
+            }
+        }
+    }
+
     /// Runs a tracee until it has made this call, and returns what came of it.
     fn run_behind(&self, pid: Pid, number: c_long) -> Result<i64, WaitStatus> {
         let mut signal = None;
@@ -293,11 +411,8 @@ impl Guard {
             ptrace::syscall(pid, signal.take()).expect("running on");
             match self.wait(pid) {
                 WaitStatus::PtraceSyscall(_) => {
-                    let registers = ptrace::getregs(pid).expect("the registers");
-                    let returns = ptrace::syscall_info(pid).expect("a call").op
-                        == libc::PTRACE_SYSCALL_INFO_EXIT;
-                    if returns && registers.orig_rax == number.unsigned_abs() {
-                        return Ok(returned(registers));
+                    if let Some(result) = returned_from(pid, number) {
+                        return Ok(result);
                     }
                 }
                 WaitStatus::Stopped(_, delivered) => signal = Some(delivered),
@@ -353,7 +468,8 @@ struct Lists {
 }
 
 impl Lists {
-    fn read() -> Self {
+    /// Those of a thread that does this work.
+    fn of(work: Work) -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("SECURITY.md");
         let text = fs::read_to_string(path).expect("SECURITY.md");
         let (_, section) = text.split_once("\n### System calls\n").expect("the section");
@@ -369,19 +485,23 @@ impl Lists {
                 .unwrap_or_else(|| panic!("no paragraph begins {beginning:?}"));
             quoted(paragraph).map(number).collect()
         };
-        // One thread does all of it.
-        let allowed = ["**Any work**", "**Serving**", "**Reloading**"].map(paragraph);
-        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let mut allowed = paragraph("**Any work**");
+        match work {
+            Work::Serving => allowed.extend(paragraph("**Serving**")),
+            Work::Reloading => allowed.extend(paragraph("**Reloading**")),
+            Work::Reporting => {}
+        }
+        let is_for = |row: &&str| {
+            let cell = row.split('|').nth(2).unwrap_or_default().trim();
+            cell == "any" || cell == work.name()
+        };
+        let rows = section.lines().filter(|line| line.starts_with("| `")).filter(is_for);
         let conditional: BTreeSet<String> =
             rows.filter_map(|row| quoted(row).next()).map(str::to_owned).collect();
         for name in &conditional {
             number(name);
         }
-        Self {
-            allowed: allowed.into_iter().flatten().collect(),
-            conditional,
-            fatal: paragraph("**The end**"),
-        }
+        Self { allowed, conditional, fatal: paragraph("**The end**") }
     }
 }
 
@@ -397,7 +517,7 @@ type Conditional = (&'static str, Vec<Arguments>, Vec<Arguments>);
 
 /// The calls that are allowed for some arguments: harmless ones, and others. The harmless ones are
 /// let through and then fail, for the descriptor or the address is none.
-fn conditional(process: Pid) -> Vec<Conditional> {
+fn conditional(process: Pid, work: Work) -> Vec<Conditional> {
     let bits = |flags: i32| u64::from(flags.unsigned_abs());
     let process = u64::from(process.as_raw().unsigned_abs());
     let open = |flags: i32| [MINUS_ONE, 0, bits(flags), 0, 0, 0];
@@ -423,6 +543,9 @@ fn conditional(process: Pid) -> Vec<Conditional> {
     // Every command up to those of record locks, and every one of Linux's own.
     let commands = all_but(&[libc::F_GETFD, libc::F_GETFL], 64);
     let own_commands = (libc::F_SETLEASE..libc::F_SETLEASE + 32).collect::<Vec<_>>();
+    let for_listing =
+        [control(libc::F_GETFL), [MINUS_ONE, bits(libc::F_SETFD), bits(libc::FD_CLOEXEC), 0, 0, 0]];
+    let lists_directories = work == Work::Reloading;
     vec![
         (
             "sendto",
@@ -436,12 +559,12 @@ fn conditional(process: Pid) -> Vec<Conditional> {
         ),
         (
             "fcntl",
-            vec![
-                control(libc::F_GETFD),
-                control(libc::F_GETFL),
-                [MINUS_ONE, bits(libc::F_SETFD), bits(libc::FD_CLOEXEC), 0, 0, 0],
-            ],
-            commands.into_iter().chain(own_commands).map(control).collect(),
+            iter::once(control(libc::F_GETFD))
+                .chain(for_listing.into_iter().filter(|_| lists_directories))
+                .collect(),
+            (commands.into_iter().chain(own_commands).map(control))
+                .chain(for_listing.into_iter().filter(|_| !lists_directories))
+                .collect(),
         ),
         (
             "mmap",
@@ -513,36 +636,56 @@ fn try_every_number(threshold: &Threshold, lists: &Lists) -> (usize, Vec<String>
 #[test]
 fn each_system_call_number_ends_as_security_md_says() {
     let test = "each_system_call_number_ends_as_security_md_says";
-    let Some(threshold) = Threshold::reached(test) else { return };
-    let lists = Lists::read();
+    let mut listed = BTreeSet::new();
+    let mut tried = 0;
+    for work in Work::EVERY {
+        let Some(threshold) = Threshold::reached(test, work) else { return };
+        let lists = Lists::of(work);
+        assert_eq!(Status::of(threshold.copy().pid).field("Seccomp_filters"), "1");
+        let (calls, wrong) = try_every_number(&threshold, &lists);
+        assert!(wrong.is_empty(), "{work:?}:\n{}", wrong.join("\n"));
+        tried += calls;
+        let numbers = numbers();
+        listed.extend(lists.conditional.iter().map(|name| numbers[name.as_str()]));
+        listed.extend(lists.allowed.into_iter().chain(lists.fatal));
+    }
     let named: BTreeSet<u64> = numbers().into_values().collect();
-    let listed = lists.allowed.len() + lists.conditional.len() + lists.fatal.len();
-    assert_eq!(named.len(), listed, "each number of this test is in one list of SECURITY.md");
-    assert_eq!(Status::of(threshold.copy().pid).field("Seccomp_filters"), "1");
-    let (tried, wrong) = try_every_number(&threshold, &lists);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(named, listed, "each number of this test is in SECURITY.md");
     figure(test, "tried", tried, "calls");
 }
 
 #[test]
 fn arguments_that_would_do_harm_are_turned_away() {
     let test = "arguments_that_would_do_harm_are_turned_away";
-    let Some(threshold) = Threshold::reached(test) else { return };
     let numbers = numbers();
-    let copy = threshold.copy();
-    let tables = conditional(copy.pid);
-    let tried: BTreeSet<String> = tables.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    assert_eq!(tried, Lists::read().conditional, "the table of SECURITY.md is tried here");
-    for (name, harmless, harmful) in tables {
-        for (arguments, expected) in harmless
-            .into_iter()
-            .map(|arguments| (arguments, Verdict::Allowed))
-            .chain(harmful.into_iter().map(|arguments| (arguments, Verdict::TurnedAway)))
-        {
-            let outcome = copy.inject(numbers[name], arguments);
-            assert_eq!(outcome.verdict(), expected, "{name} {arguments:x?}: {outcome:?}");
+    for work in Work::EVERY {
+        let Some(threshold) = Threshold::reached(test, work) else { return };
+        let lists = Lists::of(work);
+        let copy = threshold.copy();
+        for (name, harmless, harmful) in conditional(copy.pid, work) {
+            let is_its_work = lists.conditional.contains(name);
+            let expected = if is_its_work { Verdict::Allowed } else { Verdict::TurnedAway };
+            for (arguments, expected) in harmless
+                .into_iter()
+                .map(|arguments| (arguments, expected))
+                .chain(harmful.into_iter().map(|arguments| (arguments, Verdict::TurnedAway)))
+            {
+                let outcome = copy.inject(numbers[name], arguments);
+                assert_eq!(
+                    outcome.verdict(),
+                    expected,
+                    "{work:?}: {name} {arguments:x?}: {outcome:?}"
+                );
+            }
         }
     }
+    let tried: BTreeSet<_> = conditional(Pid::this(), Work::Serving)
+        .iter()
+        .map(|(name, ..)| (*name).to_owned())
+        .collect();
+    let listed: BTreeSet<_> =
+        Work::EVERY.into_iter().flat_map(|work| Lists::of(work).conditional).collect();
+    assert_eq!(tried, listed, "the table of SECURITY.md is tried here");
 }
 
 /// By that way in each number means another call.
@@ -550,20 +693,24 @@ fn arguments_that_would_do_harm_are_turned_away() {
 fn every_call_of_a_32_bit_program_ends_the_process() {
     const GETPID: u64 = 20;
     let test = "every_call_of_a_32_bit_program_ends_the_process";
-    let Some(threshold) = Threshold::reached(test) else { return };
-    let unfiltered = threshold.unfiltered_copy();
-    unfiltered.replace_instruction(INT_80);
-    if unfiltered.inject(GETPID, [0; 6]) != Outcome::Returned(unfiltered.pid.as_raw().into()) {
-        skip(test, "this kernel takes no calls of 32-bit programs");
-        return;
+    let mut tried = 0;
+    for work in Work::EVERY {
+        let Some(threshold) = Threshold::reached(test, work) else { return };
+        let unfiltered = threshold.unfiltered_copy();
+        unfiltered.replace_instruction(INT_80);
+        if unfiltered.inject(GETPID, [0; 6]) != Outcome::Returned(unfiltered.pid.as_raw().into()) {
+            skip(test, "this kernel takes no calls of 32-bit programs");
+            return;
+        }
+        for number in 0..NUMBERS {
+            let copy = threshold.copy();
+            copy.replace_instruction(INT_80);
+            let outcome = copy.inject(number, [0; 6]);
+            assert_eq!(outcome.verdict(), Verdict::TheEnd, "{work:?}: {number}: {outcome:?}");
+            tried += 1;
+        }
     }
-    for number in 0..NUMBERS {
-        let copy = threshold.copy();
-        copy.replace_instruction(INT_80);
-        let outcome = copy.inject(number, [0; 6]);
-        assert_eq!(outcome.verdict(), Verdict::TheEnd, "{number}: {outcome:?}");
-    }
-    figure(test, "tried", NUMBERS, "calls");
+    figure(test, "tried", tried, "calls");
 }
 
 /// The descriptors of a process, with what the kernel calls them.
@@ -585,7 +732,7 @@ fn sockets(pid: Pid) -> Vec<u64> {
 #[test]
 fn a_listener_that_is_shut_down_cannot_connect_by_sending() {
     let test = "a_listener_that_is_shut_down_cannot_connect_by_sending";
-    let Some(threshold) = Threshold::reached(test) else { return };
+    let Some(threshold) = Threshold::reached(test, Work::Serving) else { return };
     let victim = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = victim.local_addr().expect("its address").port();
     // struct sockaddr_in, and something to say.
@@ -609,7 +756,7 @@ fn a_listener_that_is_shut_down_cannot_connect_by_sending() {
 #[test]
 fn the_notify_socket_reaches_the_service_manager_alone() {
     let test = "the_notify_socket_reaches_the_service_manager_alone";
-    let Some(threshold) = Threshold::reached(test) else { return };
+    let Some(threshold) = Threshold::reached(test, Work::Serving) else { return };
     let path = threshold.daemon.directory.path().join("other");
     let other = UnixDatagram::bind(&path).expect("another socket");
     other.set_nonblocking(true).expect("a socket that does not block");
@@ -631,4 +778,50 @@ fn the_notify_socket_reaches_the_service_manager_alone() {
         Err(std::io::ErrorKind::WouldBlock),
         "another socket was reached"
     );
+}
+
+impl Copy<'_> {
+    /// What comes of opening a file to read it.
+    fn open(&self, path: &Path) -> Outcome {
+        let mut bytes = path.to_str().expect("a path").as_bytes().to_vec();
+        bytes.push(0);
+        let here = u64::from_ne_bytes(i64::from(libc::AT_FDCWD).to_ne_bytes());
+        let arguments = [here, self.place(&bytes), 0, 0, 0, 0];
+        self.inject(libc::SYS_openat.unsigned_abs(), arguments)
+    }
+}
+
+const REFUSED: Outcome = Outcome::Returned(-(libc::EACCES as i64));
+
+/// Its own configuration included. The copies have no filter, so that it is the rules for files
+/// that answer.
+fn assert_opens_no_file(test: &str, work: Work) {
+    let Some(threshold) = Threshold::reached(test, work) else { return };
+    let copy = threshold.unfiltered_copy();
+    for path in ["/etc/passwd", "/dev/null", "/proc/self/status"].map(Path::new) {
+        assert_eq!(copy.open(path), REFUSED, "{work:?}: {}", path.display());
+    }
+    assert_eq!(copy.open(&threshold.daemon.main_file()), REFUSED, "{work:?}: its configuration");
+}
+
+#[test]
+fn the_thread_that_serves_opens_no_file() {
+    assert_opens_no_file("the_thread_that_serves_opens_no_file", Work::Serving);
+}
+
+#[test]
+fn the_thread_that_writes_the_log_opens_no_file() {
+    assert_opens_no_file("the_thread_that_writes_the_log_opens_no_file", Work::Reporting);
+}
+
+#[test]
+fn the_thread_that_reloads_opens_its_configuration_alone() {
+    let test = "the_thread_that_reloads_opens_its_configuration_alone";
+    let Some(threshold) = Threshold::reached(test, Work::Reloading) else { return };
+    let copy = threshold.unfiltered_copy();
+    for path in ["/etc/passwd", "/dev/null", "/proc/self/status"].map(Path::new) {
+        assert_eq!(copy.open(path), REFUSED, "{}", path.display());
+    }
+    let outcome = copy.open(&threshold.daemon.main_file());
+    assert!(matches!(outcome, Outcome::Returned(0..)), "its configuration: {outcome:?}");
 }

@@ -103,7 +103,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
 
     let service = service(&configuration);
     let server = Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
-    log_sandbox(&sandbox::apply(level, &[Work::Serving, Work::Reloading, Work::Reporting], &[])?);
+    log_sandbox(&sandbox::apply(level, &[Work::Serving], &[])?);
     info!("running as {identity}");
     Ok(server.run()?)
 }

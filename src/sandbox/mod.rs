@@ -19,11 +19,11 @@ use crate::config::Sandbox;
 /// apart is a second wall, and not a separation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Taking clients and answering them. It opens no file.
+    /// Taking clients and answering them, and telling the service manager. It opens no file.
     Serving,
     /// Reading the configuration anew. It takes no client.
     Reloading,
-    /// Writing the log, and telling the service manager. It does neither of the others.
+    /// Writing the log. It opens no file and takes no client.
     Reporting,
 }
 

@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid, getpid};
 
 use support::daemon::{RULES, Stderr, document};
 use support::load::{self, Load, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
 use support::process::Status;
-use support::{Daemon, SOON, Setup, figure, find_program, set_mode, skip};
+use support::{Daemon, SERVICE_USER, SOON, Setup, figure, find_program, is_root, set_mode, skip};
 
 fn exchanges(target: SocketAddr, requests: usize, documents: &[&[u8]]) -> Report {
     let load = Load {
@@ -257,9 +258,16 @@ fn reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting() {
     });
 }
 
-/// Capabilities, `no_new_privs` and the sandbox belong to a thread.
+/// Ids, capabilities, `no_new_privs`, the mask of signals and the sandbox belong to a thread.
 #[test]
 fn every_thread_has_dropped_every_privilege() {
+    const CAP_SETPCAP: u64 = 1 << 8;
+    let own = Status::of(getpid());
+    let (user, group) = if is_root() { service_ids() } else { (geteuid(), getegid()) };
+    let (users, groups) = (vec![user.to_string(); 4], vec![group.to_string(); 4]);
+    let other_groups = if is_root() { "" } else { own.field("Groups") };
+    let can_empty_bounding_set = is_root() && own.capabilities("CapEff") & CAP_SETPCAP != 0;
+    let bounding = if can_empty_bounding_set { 0 } else { own.capabilities("CapBnd") };
     let daemon = Setup::new().start();
     let threads: Vec<_> = fs::read_dir(format!("/proc/{}/task", daemon.pid))
         .expect("the threads")
@@ -268,14 +276,27 @@ fn every_thread_has_dropped_every_privilege() {
     assert_eq!(threads.len(), 3, "serving, reloading and writing the log: {threads:?}");
     for thread in threads {
         let number = thread.to_str().and_then(|text| text.parse().ok()).expect("a thread id");
-        let status = Status::of(nix::unistd::Pid::from_raw(number));
+        let status = Status::of(Pid::from_raw(number));
         let name = status.field("Name");
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(status.capabilities(set), 0, "{set} of {name}");
         }
+        assert_eq!(status.capabilities("CapBnd"), bounding, "CapBnd of {name}");
+        assert_eq!(status.words("Uid"), users, "real, effective, saved, files: of {name}");
+        assert_eq!(status.words("Gid"), groups, "real, effective, saved, files: of {name}");
+        assert_eq!(status.field("Groups"), other_groups, "of {name}");
         assert_eq!(status.field("NoNewPrivs"), "1", "of {name}");
         assert_eq!(status.field("Seccomp"), "2", "of {name}");
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+            assert!(status.holds_back(signal), "{signal} interrupts {name}");
+        }
     }
+}
+
+/// The user and the group of those who serve when root has started them.
+fn service_ids() -> (Uid, Gid) {
+    let user = User::from_name(SERVICE_USER).expect("the user database").expect("the service user");
+    (user.uid, user.gid)
 }
 
 #[test]

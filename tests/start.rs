@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use support::daemon::{RULES, Stderr, document};
-use support::process::{Status, strace};
+use support::process::strace;
 use support::{Daemon, Directory, SOON, Setup, figure, find_program, is_root, skip};
 
 /// A shell that runs `script` and then becomes the daemon by `exec "$@"`; `$0` is `argument`.
@@ -74,16 +74,11 @@ fn starting(test: &str) -> Option<Daemon> {
     let daemon = Setup::new().through(strace(test, Path::new("/dev/null"), slow)?).spawn();
     let deadline = Instant::now() + SOON;
     // The kernel tells nobody of a mask that has changed.
-    while !holds_back(daemon.pid, Signal::SIGHUP) {
+    while !daemon.status().holds_back(Signal::SIGHUP) {
         assert!(Instant::now() < deadline, "SIGHUP is not held back: {}", daemon.log.everything());
         thread::sleep(Duration::from_millis(5));
     }
     Some(daemon)
-}
-
-fn holds_back(pid: Pid, signal: Signal) -> bool {
-    let mask = u64::from_str_radix(Status::of(pid).field("SigBlk"), 16).expect("a mask");
-    mask & 1 << (signal as i32 - 1) != 0
 }
 
 #[test]

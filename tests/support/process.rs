@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{Directory, find_program, skip};
@@ -35,6 +36,12 @@ impl Status {
     /// One of the capability sets, `CapEff` and the like.
     pub(crate) fn capabilities(&self, set: &str) -> u64 {
         u64::from_str_radix(self.field(set), 16).expect("a set of capabilities")
+    }
+
+    /// Whether a signal is held back; of a thread where the number is that of a thread.
+    pub(crate) fn holds_back(&self, signal: Signal) -> bool {
+        let mask = u64::from_str_radix(self.field("SigBlk"), 16).expect("a mask");
+        mask & 1 << (signal as i32 - 1) != 0
     }
 
     /// Resident memory in KiB.

@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Gid, Pid, Uid, User, getegid, geteuid, getpid};
 
-use support::daemon::{RULES, Stderr, document};
+use support::daemon::{RULES, Stderr, dial, document, read_to_end};
 use support::load::{self, Load, Report, Shape, Sources};
-use support::network::in_a_roomy_network;
+use support::network::{address_of, in_a_roomy_network, listen};
 use support::process::Status;
-use support::{Daemon, SERVICE_USER, SOON, Setup, figure, find_program, is_root, set_mode, skip};
+use support::slow_files::SlowFiles;
+use support::{Daemon, SERVICE_USER, SOON, Setup, figure, is_root, set_mode, skip};
 
 fn exchanges(target: SocketAddr, requests: usize, documents: &[&[u8]]) -> Report {
     let load = Load {
@@ -35,23 +35,23 @@ fn exchanges(target: SocketAddr, requests: usize, documents: &[&[u8]]) -> Report
     load::run(&load)
 }
 
-/// Sends SIGHUP at this pace while `body` runs; how many there were.
+/// Sends SIGHUP at this pace while `body` runs; how many reloads ended meanwhile.
 fn with_hangups<T>(daemon: &Daemon, pause: Duration, body: impl FnOnce() -> T) -> (T, usize) {
+    let mark = daemon.log.mark();
     let (pid, ended) = (daemon.pid, AtomicBool::new(false));
     thread::scope(|scope| {
         let signals = scope.spawn(|| {
-            let mut count = 0;
             while !ended.load(Ordering::Relaxed) {
                 kill(pid, Signal::SIGHUP).expect("a daemon that runs");
-                count += 1;
                 // This is the pace of the load, and no wait for anything.
                 thread::sleep(pause);
             }
-            count
         });
         let outcome = body();
+        let lines = daemon.log.lines_after(mark);
         ended.store(true, Ordering::Relaxed);
-        (outcome, signals.join().expect("the signals"))
+        signals.join().expect("the signals");
+        (outcome, lines.iter().filter(|line| line.contains("reloaded: ")).count())
     })
 }
 
@@ -69,18 +69,19 @@ fn a_service_manager_that_does_not_read_keeps_nobody_waiting() {
         let documents = [expected.as_slice()];
         let quiet = exchanges(daemon.address(), REQUESTS, &documents);
         quiet.assert_all_answered();
-        // Nobody reads the notify socket from here on.
+        daemon.fill_notify_socket();
         let pace = Duration::from_millis(20);
-        let (report, hangups) =
+        let (report, reloads) =
             with_hangups(&daemon, pace, || exchanges(daemon.address(), REQUESTS, &documents));
         report.assert_all_answered();
         let (slowest, without) = (report.latency.longest(), quiet.latency.longest());
         figure(test, "answered", report.answered, "requests");
-        figure(test, "reloads", hangups, "reloads");
+        figure(test, "reloads", reloads, "reloads");
         figure(test, "slowest", format_args!("{:.1}", milliseconds(slowest)), "ms");
         figure(test, "slowest-quiet", format_args!("{:.1}", milliseconds(without)), "ms");
-        // A second, which each reload once took, would be far beyond both.
-        let allowed = (10 * without).max(Duration::from_millis(300));
+        assert!(reloads > 0, "nothing was to be told");
+        // Waiting for the service manager takes a second for each reload.
+        let allowed = (10 * without).max(Duration::from_millis(900));
         assert!(slowest < allowed, "{slowest:?}; without reloads {without:?}");
     });
 }
@@ -89,32 +90,60 @@ fn a_service_manager_that_does_not_read_keeps_nobody_waiting() {
 fn the_watchdog_is_fed_while_a_reload_hangs() {
     let test = "the_watchdog_is_fed_while_a_reload_hangs";
     let mut daemon = Setup::new().environment("WATCHDOG_USEC", "400000").start();
-    let Some(_slow) = SlowFiles::of(test, &daemon, "600s") else { return };
+    let Some(_slow) = SlowFiles::all(test, &daemon, "600s") else { return };
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_state("RELOADING=1");
-    for _ in 0..3 {
-        daemon.wait_for_state("WATCHDOG=1");
+    let (began, mut told) = (Instant::now(), Vec::new());
+    while told.iter().filter(|state| *state == "WATCHDOG=1").count() < 3 {
+        assert!(began.elapsed() < SOON, "the watchdog is not fed: {told:?}");
+        told.extend(daemon.states());
     }
+    assert!(!told.iter().any(|state| state == "READY=1"), "the reload hangs: {told:?}");
 }
 
 /// A terminal whose other end nobody reads, as after ^S or on a dead serial line.
-fn stopped_terminal() -> (OwnedFd, OwnedFd) {
-    let terminal = openpty(None, None).expect("a pseudo-terminal");
+/// Says `skipped` where there can be none, as in a chroot without `/dev/pts`.
+fn stopped_terminal(test: &str) -> Option<(OwnedFd, OwnedFd)> {
+    let terminal = match openpty(None, None) {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            skip(test, format_args!("no pseudo-terminal: {error}"));
+            return None;
+        }
+    };
     let mut modes = tcgetattr(&terminal.slave).expect("the terminal's modes");
     cfmakeraw(&mut modes);
     tcsetattr(&terminal.slave, SetArg::TCSANOW, &modes).expect("a raw terminal");
-    (terminal.master, terminal.slave)
+    Some((terminal.master, terminal.slave))
+}
+
+/// How many lines of its log the daemon has dropped, as it tells a scraper.
+fn lines_dropped(metrics: SocketAddr) -> usize {
+    let mut stream = dial(metrics);
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("sending the request");
+    let text = String::from_utf8(read_to_end(&mut stream)).expect("text");
+    text.lines()
+        .find_map(|line| line.strip_prefix("masterpolicyd_log_lines_dropped_total "))
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no count of lines in\n{text}"))
 }
 
 /// Serves with a line for each request, which nobody reads.
-fn serves_unread(test: &str, setup: Setup) {
+fn serves_unread(test: &str, stderr: Stderr) {
     const REQUESTS: usize = 20_000;
-    let tables = "[log]\nrequests = true\n[limits]\nrequest-timeout = \"1s\"";
-    let mut daemon = setup.tables(tables).start();
+    let [policy, metrics] = [(); 2].map(|()| listen((Ipv4Addr::LOCALHOST, 0).into()));
+    let (serving, scraped) = (address_of(&policy), address_of(&metrics));
+    let mut daemon = Setup::inherited(vec![policy, metrics])
+        .listening_on(&[serving])
+        .stderr(stderr)
+        .tables("[log]\nrequests = true\n[limits]\nrequest-timeout = \"1s\"")
+        .tables(&format!("[metrics]\nlisten = \"{scraped}\""))
+        .start();
     let expected = document(RULES);
     let report = exchanges(daemon.address(), REQUESTS, &[&expected]);
     report.assert_all_answered();
     figure(test, "answered", report.answered, "requests");
+    daemon.overfill_log(|| lines_dropped(scraped) > 0);
     let began = Instant::now();
     assert_eq!(daemon.terminate().code(), Some(0));
     let stopped = began.elapsed();
@@ -126,59 +155,22 @@ fn serves_unread(test: &str, setup: Setup) {
 fn a_terminal_that_nobody_reads_keeps_nobody_waiting() {
     let test = "a_terminal_that_nobody_reads_keeps_nobody_waiting";
     in_a_roomy_network(test, || {
-        let (_master, slave) = stopped_terminal();
-        serves_unread(test, Setup::new().stderr(Stderr::Given(slave)));
+        let Some((_master, slave)) = stopped_terminal(test) else { return };
+        serves_unread(test, Stderr::Given(slave));
     });
 }
 
 #[test]
 fn a_full_pipe_keeps_nobody_waiting() {
     let test = "a_full_pipe_keeps_nobody_waiting";
-    in_a_roomy_network(test, || serves_unread(test, Setup::new().stderr(Stderr::Full)));
-}
-
-/// A tracer that makes each opening of a file take longer; gone when dropped.
-struct SlowFiles(Child);
-
-impl SlowFiles {
-    /// Makes each opening of a file in the daemon take so long from here on, as on a file system
-    /// that has lost its server.
-    fn of(test: &str, daemon: &Daemon, delay: &str) -> Option<Self> {
-        let Some(strace) = find_program("strace") else {
-            skip(test, "strace is not installed");
-            return None;
-        };
-        let mut tracer = Command::new(strace)
-            .args(["-f", "-o", "/dev/null", "-e", "trace=openat", "-e"])
-            .arg(format!("inject=openat:delay_enter={delay}"))
-            .args(["-p", &daemon.pid.to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starting strace");
-        let mut line = String::new();
-        let stderr = tracer.stderr.take().expect("its standard error");
-        BufReader::new(stderr).read_line(&mut line).expect("a line of strace");
-        if !line.contains("attached") {
-            let _ = tracer.wait();
-            skip(test, format_args!("strace may not trace the daemon: {}", line.trim()));
-            return None;
-        }
-        Some(Self(tracer))
-    }
-}
-
-impl Drop for SlowFiles {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    in_a_roomy_network(test, || serves_unread(test, Stderr::Full));
 }
 
 #[test]
 fn a_file_that_takes_three_seconds_to_open_keeps_nobody_waiting() {
     let test = "a_file_that_takes_three_seconds_to_open_keeps_nobody_waiting";
     let mut daemon = Setup::new().start();
-    let Some(slow) = SlowFiles::of(test, &daemon, "3s") else { return };
+    let Some(slow) = SlowFiles::all(test, &daemon, "3s") else { return };
     daemon.write_rules(&[("slow.example", "6000")]);
     let (old, new) = (document(RULES), document(&[("slow.example", "6000")]));
     daemon.signal(Signal::SIGHUP);
@@ -199,7 +191,7 @@ fn a_file_that_takes_three_seconds_to_open_keeps_nobody_waiting() {
 fn a_reload_that_hangs_is_said_to_run_and_the_end_does_not_wait_for_it() {
     let test = "a_reload_that_hangs_is_said_to_run_and_the_end_does_not_wait_for_it";
     let mut daemon = Setup::new().start();
-    let Some(slow) = SlowFiles::of(test, &daemon, "600s") else { return };
+    let Some(slow) = SlowFiles::all(test, &daemon, "600s") else { return };
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_state("RELOADING=1");
     daemon.signal(Signal::SIGHUP);
@@ -212,7 +204,7 @@ fn a_reload_that_hangs_is_said_to_run_and_the_end_does_not_wait_for_it() {
     let began = Instant::now();
     while !Status::of(daemon.pid).field("State").starts_with('Z') {
         assert!(began.elapsed() < SOON, "the daemon waits for the reload");
-        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(10));
     }
     drop(slow);
     assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
@@ -243,9 +235,13 @@ fn reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting() {
         let quiet = exchanges(daemon.address(), REQUESTS, &[&expected]);
         quiet.assert_all_answered();
         let pace = Duration::from_millis(1);
-        let (report, _) =
+        let (report, reloads) =
             with_hangups(&daemon, pace, || exchanges(daemon.address(), REQUESTS, &[&expected]));
         report.assert_all_answered();
+        assert!(reloads > 0, "no reload ended while the requests came");
+        figure(test, "reloads", reloads, "reloads");
+        let slowest = report.latency.longest();
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
         let (with, without) = (report.latency.quantile(999), quiet.latency.quantile(999));
         figure(test, "p999", format_args!("{:.2}", milliseconds(with)), "ms");
         figure(test, "p999-quiet", format_args!("{:.2}", milliseconds(without)), "ms");

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -507,10 +507,39 @@ impl Daemon {
     /// Waits for a status that has this in it.
     #[track_caller]
     pub(crate) fn wait_for_status(&mut self, needle: &str) -> String {
+        let deadline = Instant::now() + SOON;
         loop {
             let status = self.wait_for_state("STATUS=");
             if status.contains(needle) {
                 return status;
+            }
+            assert!(Instant::now() < deadline, "no status with {needle:?}; the last is {status:?}");
+        }
+    }
+
+    /// Fills the queue of the notify socket, as a service manager does that does not read.
+    pub(crate) fn fill_notify_socket(&self) {
+        let filler = UnixDatagram::unbound().expect("a socket");
+        filler.set_nonblocking(true).expect("a socket that does not block");
+        let path = self.directory.path().join("notify");
+        let full = loop {
+            if let Err(error) = filler.send_to(b"FILLER=1", &path) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
+    }
+
+    /// Has the daemon log until it is seen to drop lines; it keeps a thousand until somebody reads.
+    #[track_caller]
+    pub(crate) fn overfill_log(&self, drops_lines: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !drops_lines() {
+            assert!(began.elapsed() < SOON, "no line is counted as dropped after {SOON:?}");
+            for _ in 0..200 {
+                self.signal(Signal::SIGUSR1);
+                // Signals do not queue. After an exchange this one has been seen.
+                self.ask();
             }
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod process;
+pub(crate) mod slow_files;
 
 use std::fmt::Display;
 use std::io::Write;

@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use support::daemon::{MAIN_FILE, PROGRAM, RULES, Rule, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
+use support::slow_files::SlowFiles;
 use support::{
     Daemon, Directory, SERVICE_USER, SOON, Setup, figure, is_root, set_mode, skip,
     unshare_of_mounts,
@@ -136,13 +137,19 @@ fn what_a_reload_cannot_change_is_said_to_need_a_restart() {
 
 #[test]
 fn signals_before_a_reload_has_ended_are_not_lost() {
+    let test = "signals_before_a_reload_has_ended_are_not_lost";
     let mut daemon = Setup::new().start();
-    daemon.write_rules(OTHER_RULES);
-    for _ in 0..100 {
-        daemon.signal(Signal::SIGHUP);
-    }
-    // Standard signals do not queue: at least the last one finds the daemon reading the new file.
+    let Some(mut slow) = SlowFiles::named(test, &daemon, "policy.d", "600s") else { return };
+    daemon.signal(Signal::SIGHUP);
     daemon.wait_for_state("RELOADING=1");
+    // The main file, which names this directory, is read, so only one more can find new rules.
+    slow.wait_for_opening("policy.d");
+    daemon.write_rules(OTHER_RULES);
+    daemon.signal(Signal::SIGHUP);
+    daemon.log.wait_for("one more follows it");
+    drop(slow);
+    daemon.wait_for_state("READY=1");
+    assert_eq!(daemon.ask(), document(RULES), "what the first one read");
     daemon.wait_for_state("READY=1");
     assert_eq!(daemon.ask(), document(OTHER_RULES));
 }

@@ -201,23 +201,26 @@ fn lifetime(address: SocketAddr, bytes: &[u8], pause: Duration) -> Duration {
 #[test]
 fn the_deadline_ends_an_unfinished_request_and_trickling_does_not_extend_it() {
     let daemon = Setup::new().tables("[limits]\nrequest-timeout = \"1s\"").start();
-    let allowed = Duration::from_millis(950)..Duration::from_secs(3);
-    let stalled = lifetime(daemon.address(), &REQUEST[..10], Duration::ZERO.max(NOTHING));
-    assert!(allowed.contains(&stalled), "stalled after 10 bytes: {stalled:?}");
-    let trickled = lifetime(daemon.address(), &REQUEST[..21], Duration::from_millis(150));
-    assert!(allowed.contains(&trickled), "a byte every 150 ms: {trickled:?}");
+    // A connection that nothing ends fails in `lifetime`, once SOON is over.
+    let stalled = lifetime(daemon.address(), &REQUEST[..10], NOTHING);
+    assert!(stalled > ALMOST_A_SECOND, "stalled after 10 bytes: {stalled:?}");
+    // The whole request takes ten seconds. If a byte extended the deadline, it would be answered.
+    let trickled = lifetime(daemon.address(), REQUEST, Duration::from_millis(450));
+    assert!(trickled > ALMOST_A_SECOND, "a byte every 450 ms: {trickled:?}");
 }
 
 /// The shortest timeout a socket takes.
 const NOTHING: Duration = Duration::from_micros(1);
 
+/// A second, less what two clocks may differ by.
+const ALMOST_A_SECOND: Duration = Duration::from_millis(950);
+
 #[test]
 fn a_peer_that_sends_nothing_is_closed() {
     let daemon = Setup::new().tables("[limits]\nrequest-timeout = \"1s\"").start();
     let silent = lifetime(daemon.address(), b"", NOTHING);
-    // The kernel may hold a connection without data back for as long as the timeout again.
-    assert!(silent < Duration::from_secs(6), "a silent peer was kept for {silent:?}");
-    assert!(silent > Duration::from_millis(950), "a silent peer was closed after {silent:?}");
+    // One that is kept for ever fails in `lifetime`, once SOON is over.
+    assert!(silent > ALMOST_A_SECOND, "a silent peer was closed after {silent:?}");
 }
 
 #[test]
@@ -265,10 +268,9 @@ fn sigterm_waits_for_no_one_beyond_the_deadline() {
     let mut stalled = dial(daemon.address());
     stalled.write_all(&REQUEST[..10]).expect("half a request");
     assert_eq!(daemon.ask(), document(RULES));
-    let began = Instant::now();
+    // One that waits until its client leaves is still running after SOON.
     assert_eq!(daemon.terminate().code(), Some(0));
-    let elapsed = began.elapsed();
-    assert!(elapsed < Duration::from_secs(3), "it took {elapsed:?} to stop");
+    drop(stalled);
 }
 
 #[test]
@@ -289,7 +291,7 @@ fn sigusr1_logs_the_counters() {
     let mark = daemon.log.mark();
     daemon.signal(Signal::SIGUSR1);
     let line = daemon.log.wait_for_after(mark, "served");
-    assert!(line.contains('3'), "three requests were served: {line}");
+    assert!(line.contains("served 3,"), "three requests were served: {line}");
 }
 
 #[test]

@@ -60,8 +60,17 @@ fn a_server_that_does_all_right_is_found_so_in_every_shape() {
 
 #[track_caller]
 fn assert_none_answered(report: &Report, complaint: &str) {
+    assert_none_answered_for(report, &[complaint]);
+}
+
+/// As [`assert_none_answered`], where the order of two events decides which complaint it is.
+#[track_caller]
+fn assert_none_answered_for(report: &Report, complaints: &[&str]) {
     assert_eq!(report.answered, 0, "{report:?}");
-    assert!(report.failures.iter().all(|failure| failure.contains(complaint)), "{report:?}");
+    assert!(!report.failures.is_empty(), "{report:?}");
+    for failure in &report.failures {
+        assert!(complaints.iter().any(|complaint| failure.contains(complaint)), "{report:?}");
+    }
 }
 
 #[test]
@@ -81,7 +90,8 @@ fn a_reset_that_follows_the_end_of_the_stream_is_noticed() {
         stream.write_all(DOCUMENT).expect("sending");
         // Closed without waiting for a NUL that was still to come.
     });
-    assert_none_answered(&report, "");
+    // A NUL that meets a closed end is a broken pipe; one that the close finds unread is a reset.
+    assert_none_answered_for(&report, &["Broken pipe", "reset"]);
     assert_eq!(report.failures.len(), 8);
 }
 

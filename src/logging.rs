@@ -226,7 +226,9 @@ fn write_all(stderr: &mut (impl Write + AsFd), mut line: &[u8]) -> io::Result<()
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Whoever shares standard error has made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                wait_for(stderr, PollTimeout::NONE);
+                if !wait_for(stderr, PollTimeout::NONE) {
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
         }

@@ -4,9 +4,10 @@
 //! The socket is connected once, before the sandbox forbids it, and every message after that is
 //! one write to it. Handing over a descriptor takes another call, which the sandbox forbids too,
 //! so that comes before. The crates that speak this protocol open a socket for each message, which
-//! the sandbox makes fatal. A message that cannot be sent is dropped: a service manager that does not
-//! listen must not stop the daemon.
+//! the sandbox makes fatal. No message waits for a service manager that does not read: whoever sends
+//! one is told that there was no room.
 
+use std::collections::VecDeque;
 use std::env;
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -73,7 +74,7 @@ pub enum Message {
     /// It is up, or has finished reloading; one line about how it goes.
     Ready(String),
     /// It has begun to reload, so many microseconds after the boot; [`Message::Ready`] ends that.
-    Reloading(u128),
+    Reloading(u128, String),
     /// It has begun to stop; one line about how it goes.
     Stopping(String),
     /// One line about how it goes.
@@ -81,25 +82,54 @@ pub enum Message {
 }
 
 impl Message {
-    /// That a reload begins now.
+    /// That a reload begins now; one line about how it goes.
     #[must_use]
-    pub fn reloading() -> Self {
-        Self::Reloading(
-            clock_gettime(ClockId::CLOCK_MONOTONIC)
-                .map_or(0, |time| Duration::from(time).as_micros()),
-        )
+    pub fn reloading(status: String) -> Self {
+        let since_boot = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |time| Duration::from(time).as_micros());
+        Self::Reloading(since_boot, status)
+    }
+}
+
+/// Messages that have not been said yet, in their order. There are four at the most: what a newer
+/// one makes pointless goes.
+#[derive(Debug, Default)]
+pub struct Untold(VecDeque<Message>);
+
+impl Untold {
+    /// Adds a message.
+    pub fn push(&mut self, message: Message) {
+        use Message::{Ready, Reloading, Status, Stopping};
+        match (message, self.0.back_mut()) {
+            // A state is said in the newest words.
+            (Status(words), Some(Ready(old) | Reloading(_, old) | Stopping(old) | Status(old))) => {
+                *old = words;
+            }
+            // Nothing follows the end.
+            (Ready(_) | Reloading(..), Some(Stopping(_))) => {}
+            (stopping @ Stopping(_), Some(_)) => self.0 = VecDeque::from([stopping]),
+            (Ready(new), Some(Ready(old))) => *old = new,
+            (newer @ Reloading(..), Some(older @ Reloading(..))) => *older = newer,
+            (newer @ Reloading(..), Some(_)) => {
+                // A reload that has begun and ended unheard need not be told: this one is.
+                while let Some(Reloading(..)) = self.0.get(self.0.len().saturating_sub(2)) {
+                    self.0.truncate(self.0.len() - 2);
+                }
+                self.0.push_back(newer);
+            }
+            (message, _) => self.0.push_back(message),
+        }
     }
 
-    /// What is left to say where `earlier` has not been said and this message is newer: the newest
-    /// state, with the newest words for it.
+    /// The message that is to be said next.
     #[must_use]
-    pub fn instead_of(self, earlier: Self) -> Self {
-        match (self, earlier) {
-            (Self::Status(status), Self::Ready(_)) => Self::Ready(status),
-            (Self::Status(status), Self::Stopping(_)) => Self::Stopping(status),
-            (Self::Status(_), Self::Reloading(since)) => Self::Reloading(since),
-            (newer, _) => newer,
-        }
+    pub fn front(&self) -> Option<&Message> {
+        self.0.front()
+    }
+
+    /// Takes note that it has been said.
+    pub fn pop(&mut self) {
+        self.0.pop_front();
     }
 }
 
@@ -107,7 +137,9 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready(status) => write!(f, "READY=1\nSTATUS={status}"),
-            Self::Reloading(since) => write!(f, "RELOADING=1\nMONOTONIC_USEC={since}"),
+            Self::Reloading(since, status) => {
+                write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\nSTATUS={status}")
+            }
             Self::Stopping(status) => write!(f, "STOPPING=1\nSTATUS={status}"),
             Self::Status(status) => write!(f, "STATUS={status}"),
         }
@@ -259,10 +291,12 @@ mod tests {
         let (notifier, manager) = pair();
         assert!(notifier.send(&Message::Ready("serving".into())));
         assert_eq!(received(&manager), "READY=1\nSTATUS=serving");
-        assert!(notifier.send(&Message::reloading()));
+        assert!(notifier.send(&Message::reloading("soon".into())));
         let reloading = received(&manager);
-        let (first, second) = reloading.split_once('\n').unwrap();
-        assert_eq!(first, "RELOADING=1");
+        let [first, second, third] = reloading.split('\n').collect::<Vec<_>>()[..] else {
+            panic!("{reloading}")
+        };
+        assert_eq!((first, third), ("RELOADING=1", "STATUS=soon"));
         assert!(second.strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
         assert!(notifier.send(&Message::Stopping("bye".into())));
         assert_eq!(received(&manager), "STOPPING=1\nSTATUS=bye");
@@ -273,17 +307,52 @@ mod tests {
         assert_eq!(received(&manager), "WATCHDOG=1");
     }
 
+    fn untold(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {
+        let mut untold = Untold::default();
+        messages.into_iter().for_each(|message| untold.push(message));
+        untold.0.into()
+    }
+
+    fn ready(words: &str) -> Message {
+        Message::Ready(words.into())
+    }
+
+    fn reloading(since: u128) -> Message {
+        Message::Reloading(since, "old".into())
+    }
+
     #[test]
     fn what_has_not_been_said_is_said_in_the_newest_words() {
         let status = || Message::Status("new".into());
-        let ready = |words: &str| Message::Ready(words.into());
-        assert_eq!(status().instead_of(ready("old")), ready("new"));
-        assert_eq!(status().instead_of(Message::Reloading(1)), Message::Reloading(1));
+        assert_eq!(untold([ready("old"), status()]), [ready("new")]);
         assert_eq!(
-            status().instead_of(Message::Stopping("old".into())),
-            Message::Stopping("new".into())
+            untold([ready("old"), reloading(1), status()]),
+            [ready("old"), Message::Reloading(1, "new".into())]
         );
-        assert_eq!(ready("new").instead_of(Message::Reloading(1)), ready("new"));
+        let stopping = Message::Stopping("old".into());
+        assert_eq!(untold([stopping, status()]), [Message::Stopping("new".into())]);
+    }
+
+    #[test]
+    fn a_start_and_a_reload_that_nobody_heard_of_are_both_told_in_order() {
+        let first = [ready("a"), reloading(1), ready("b")];
+        assert_eq!(untold(first.clone()), first);
+    }
+
+    #[test]
+    fn however_many_reloads_nobody_hears_of_the_last_one_is_told() {
+        let reloads = (1..100).flat_map(|since| [reloading(since), ready("b")]);
+        assert_eq!(
+            untold([ready("a")].into_iter().chain(reloads)),
+            [ready("a"), reloading(99), ready("b")]
+        );
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        let stopping = || Message::Stopping("bye".into());
+        assert_eq!(untold([ready("a"), stopping()]), [stopping()]);
+        assert_eq!(untold([stopping(), reloading(1), ready("b")]), [stopping()]);
     }
 
     #[test]

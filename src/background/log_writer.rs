@@ -29,7 +29,7 @@ pub struct LogWriter {
     work: SyncSender<Work>,
     /// Whether the thread is to end once there is nothing left to write.
     is_over: Arc<AtomicBool>,
-    /// Disconnected once the thread has ended.
+    /// Disconnected once the thread has ended; nobody sends.
     ended: Receiver<()>,
     patience: Duration,
 }
@@ -72,9 +72,11 @@ impl Drop for LogWriter {
 
 fn write_until_the_end(works: &Receiver<Work>, is_over: &AtomicBool) {
     loop {
+        // Before the queue: what was logged before the end is in there.
+        let is_over = is_over.load(Ordering::SeqCst);
         let work = match works.try_recv() {
             Ok(work) => work,
-            Err(_) if is_over.load(Ordering::SeqCst) => return,
+            Err(_) if is_over => return,
             Err(_) => match works.recv() {
                 Ok(work) => work,
                 Err(_) => return,

@@ -13,7 +13,7 @@ use super::thread::start;
 /// next one has to be able to read.
 const STACK: usize = 8 * 1024 * 1024;
 
-/// What a reading came to. An error is logged line by line.
+/// What a reading came to. Whoever reads logs what is wrong; the error is one line.
 pub type Loaded<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What became of a request.
@@ -76,7 +76,7 @@ impl<T> Reloading<T> {
         }
         self.since = Some(now);
         self.again = false;
-        // There is room, as none is under way. Whether the thread is there the result will tell.
+        // There is room, as none is under way. Where the thread has ended, the result says so.
         let _ = self.requests.try_send(());
         Requested::Began
     }
@@ -100,6 +100,12 @@ impl<T> Reloading<T> {
     #[must_use]
     pub fn is_wanted_again(&self) -> bool {
         self.since.is_none() && self.again
+    }
+
+    /// Whether a reading is under way.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.since.is_some()
     }
 
     /// How long the reading that is under way has taken.

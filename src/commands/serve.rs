@@ -15,7 +15,7 @@ use log::{Level, debug, error, info, warn};
 use crate::account::Account;
 use crate::background::{Loaded, LogWriter, Reloading};
 use crate::cli::Cli;
-use crate::config::{self, Configuration, Problems, Settings, Severity, Trust};
+use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
 use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
@@ -32,6 +32,9 @@ const SPARE_DESCRIPTORS: usize = 16;
 
 /// How long the end waits for the log to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Problems of a configuration that are logged one by one.
+const MOST_PROBLEMS: usize = 100;
 
 /// Serves until a signal stops it.
 ///
@@ -61,7 +64,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let configuration = config::load_to_serve(path, &trust)?;
     let settings = configuration.settings.clone();
     logging::set_level(authority, settings.log.level);
-    log_problems(&configuration);
+    log_problems(configuration.problems());
 
     let identity = resolve(&configuration)?;
     let known = Known {
@@ -85,22 +88,22 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
         log::log!(kept.level(), "{kept}");
     }
 
-    // Capabilities, no_new_privs and the signal mask belong to a thread: those that start now have
-    // what is left, and leave the signals to this one.
-    let signals = server::block_signals()?;
+    // Capabilities and no_new_privs belong to a thread: those that start now have what is left.
     let poll = server::poll()?;
     let level = settings.sandbox;
+    let readable = readable_directories(&configuration, path);
     let (_log_writer, entered) =
-        LogWriter::start(LAST_WORDS, move || sandbox::apply(level, &[Work::Reporting], &[]))
+        LogWriter::start(LAST_WORDS, move || confine(level, Work::Reporting, &[]))
             .map_err(ServeError::Thread)?;
     entered?;
-    let readable = readable_directories(&configuration, path);
     let reload = reloader(path.to_owned(), settings, known, authority);
-    let enter = move || sandbox::apply(level, &[Work::Reloading], &readable);
+    let enter = move || confine(level, Work::Reloading, &readable);
     let (reloading, entered) =
         Reloading::start(reload, server::waker(&poll)?, enter).map_err(ServeError::Thread)?;
     log_skipped(&entered?);
 
+    // Until here SIGTERM has ended a start that takes its time.
+    let signals = server::block_signals()?;
     let service = service(&configuration);
     let server = Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
     log_sandbox(&sandbox::apply(level, &[Work::Serving], &[])?);
@@ -120,12 +123,19 @@ fn close_inherited() -> Result<(), BindError> {
     Ok(())
 }
 
-fn log_problems(configuration: &Configuration) {
-    for problem in configuration.problems() {
+/// Logs problems, of which there may be more than anybody reads in a log: they would push out
+/// every other line.
+fn log_problems<'a>(problems: impl IntoIterator<Item = &'a Problem>) {
+    let mut problems = problems.into_iter();
+    for problem in problems.by_ref().take(MOST_PROBLEMS) {
         match problem.severity {
             Severity::Error => error!("{problem}"),
             Severity::Warning => warn!("{problem}"),
         }
+    }
+    let more = problems.count();
+    if more > 0 {
+        warn!("and {more} more: see masterpolicyd check");
     }
 }
 
@@ -256,8 +266,11 @@ fn reloader(
             can_read: &|_, _, _| Some(true),
             absent_at_start: &known.absent,
         };
-        let configuration = config::load(&path, &trust)?;
-        log_problems(&configuration);
+        let configuration = config::load(&path, &trust).map_err(|problems| {
+            log_problems(problems.errors());
+            "the configuration has errors"
+        })?;
+        log_problems(configuration.problems());
         for key in changed_for_restart(&started, &configuration.settings) {
             warn!("{key} has changed: restart to have it take hold");
         }
@@ -296,6 +309,12 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
         configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),
     );
     directories.into_iter().collect()
+}
+
+/// Leaves the signals to the thread that serves, and restricts the calling one to its work.
+fn confine(level: Sandbox, work: Work, readable: &[PathBuf]) -> Result<Active, ServeError> {
+    server::block_signals()?;
+    Ok(sandbox::apply(level, &[work], readable)?)
 }
 
 fn log_skipped(active: &Active) {

@@ -211,13 +211,14 @@ impl Listener {
         self.queue = Queue::Unknown;
     }
 
-    /// When [`admit`](Self::admit) should be called again, whatever the poll says.
-    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        match (self.paused_until, self.queue) {
-            (_, Queue::Empty) => None,
-            (Some(end), _) => Some(end),
-            (None, _) => Some(now),
-        }
+    /// Whether somebody may wait who can be admitted now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.queue != Queue::Empty && self.paused_until.is_none()
+    }
+
+    /// When a pause ends after which somebody may be admitted.
+    pub(super) fn pause_ends(&self) -> Option<Instant> {
+        self.paused_until.filter(|_| self.queue != Queue::Empty)
     }
 }
 
@@ -250,11 +251,11 @@ mod tests {
         let (mut listener, address) = listener();
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..3 {
-            assert_eq!(listener.due(now), Some(now));
+            assert!(listener.is_ready());
             assert!(matches!(listener.admit(now), Admission::Client(..)));
         }
         assert_eq!(listener.queue, Queue::Empty);
-        assert_eq!(listener.due(now), None);
+        assert!(!listener.is_ready());
         assert!(matches!(listener.admit(now), Admission::Nobody));
     }
 
@@ -266,9 +267,11 @@ mod tests {
         assert_eq!(listener.failed(emfile(), now).remedy, Remedy::MakeRoom);
         assert_eq!(listener.failed(emfile(), now).remedy, Remedy::Pause);
         assert!(matches!(listener.admit(now), Admission::Nobody));
-        assert_eq!(listener.due(now), Some(now + ACCEPT_PAUSE));
+        assert!(!listener.is_ready());
+        assert_eq!(listener.pause_ends(), Some(now + ACCEPT_PAUSE));
         assert!(matches!(listener.admit(now + ACCEPT_PAUSE), Admission::Nobody));
-        assert_eq!(listener.due(now), None, "nobody was there after the pause");
+        assert!(!listener.is_ready(), "nobody was there after the pause");
+        assert_eq!(listener.pause_ends(), None);
     }
 
     #[test]

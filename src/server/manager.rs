@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::notify::{Message, Notifier};
+use crate::notify::{Message, Notifier, Untold};
 
 /// How often the service manager is told how it goes, at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often a message is tried again that the service manager had no room for.
+/// How soon a message is tried again that the service manager had no room for.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The service manager, or nobody.
@@ -21,50 +21,73 @@ pub(super) struct Manager {
     watchdog_due: Option<Instant>,
     /// When it was last told how it goes, and how many connections had ended then.
     told: (Instant, u64),
-    /// What it had no room for, and when to try again.
-    untold: Option<(Message, Instant)>,
+    /// What it had no room for.
+    untold: Untold,
+    /// When to try that again.
+    again: Option<Instant>,
+}
+
+/// What the server is doing that the service manager is told of by and by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Doing {
+    /// So many connections have ended.
+    pub(super) ended: u64,
+    /// A reload is running.
+    pub(super) reloading: bool,
 }
 
 impl Manager {
     pub(super) fn new(notifier: Notifier, now: Instant) -> Self {
         let watchdog_due = notifier.watchdog_interval().map(|_| now);
-        Self { notifier, watchdog_due, told: (now, 0), untold: None }
+        let untold = Untold::default();
+        Self { notifier, watchdog_due, told: (now, 0), untold, again: None }
     }
 
     /// Tells it something, at once or when it reads again.
     pub(super) fn tell(&mut self, message: Message, now: Instant) {
-        let message = match self.untold.take() {
-            Some((earlier, _)) => message.instead_of(earlier),
-            None => message,
-        };
-        if !self.notifier.send(&message) {
-            self.untold = Some((message, now + AGAIN));
+        self.untold.push(message);
+        self.try_again(now);
+    }
+
+    fn try_again(&mut self, now: Instant) {
+        self.again = None;
+        while let Some(message) = self.untold.front() {
+            if !self.notifier.send(message) {
+                self.again = Some(now + AGAIN);
+                return;
+            }
+            self.untold.pop();
         }
     }
 
-    /// When [`keep_time`](Self::keep_time) has something to do; `ended` connections have ended.
-    pub(super) fn due(&self, ended: u64) -> Option<Instant> {
-        let again = self.untold.as_ref().map(|(_, due)| *due);
-        [self.watchdog_due, again, self.status_due(ended)].into_iter().flatten().min()
+    /// When [`keep_time`](Self::keep_time) has something to do.
+    pub(super) fn due(&self, doing: Doing) -> Option<Instant> {
+        [self.watchdog_due, self.again, self.status_due(doing)].into_iter().flatten().min()
     }
 
-    fn status_due(&self, ended: u64) -> Option<Instant> {
+    fn status_due(&self, doing: Doing) -> Option<Instant> {
         let (at, before) = self.told;
-        (self.notifier.is_connected() && before != ended).then(|| at + STATUS_INTERVAL)
+        let is_news = doing.reloading || before != doing.ended;
+        (self.notifier.is_connected() && is_news).then(|| at + STATUS_INTERVAL)
     }
 
     /// Says what it is time to say; `status` is one line about how it goes.
-    pub(super) fn keep_time(&mut self, now: Instant, ended: u64, status: impl FnOnce() -> String) {
-        if self.watchdog_due.is_some_and(|due| due <= now) {
+    pub(super) fn keep_time(
+        &mut self,
+        now: Instant,
+        doing: Doing,
+        status: impl FnOnce() -> String,
+    ) {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.watchdog_due) {
             self.notifier.ping();
             self.watchdog_due = self.notifier.watchdog_interval().map(|every| now + every);
         }
-        if let Some((message, _)) = self.untold.take_if(|(_, due)| *due <= now) {
-            self.tell(message, now);
-        }
-        if self.status_due(ended).is_some_and(|due| due <= now) {
+        if is_due(self.status_due(doing)) {
+            self.told = (now, doing.ended);
             self.tell(Message::Status(status()), now);
-            self.told = (now, ended);
+        } else if is_due(self.again) {
+            self.try_again(now);
         }
     }
 }
@@ -91,42 +114,50 @@ mod tests {
         messages.filter(|it| !it.contains("filler")).collect()
     }
 
+    const IDLE: Doing = Doing { ended: 0, reloading: false };
+
     #[test]
-    fn what_a_busy_service_manager_has_no_room_for_comes_later_and_is_the_newest() {
+    fn what_a_busy_service_manager_has_no_room_for_comes_later_in_order() {
         let now = Instant::now();
         let (mut manager, theirs) = manager();
-        while manager.untold.is_none() {
+        manager.watchdog_due = None;
+        while manager.again.is_none() {
             manager.tell(Message::Status("filler".into()), now);
         }
-        manager.tell(Message::Reloading(1), now);
         manager.tell(Message::Ready("first".into()), now);
-        manager.tell(Message::Status("second".into()), now);
+        manager.tell(Message::Reloading(1, "second".into()), now);
+        manager.tell(Message::Ready("third".into()), now);
+        manager.tell(Message::Status("fourth".into()), now);
         assert_eq!(received(&theirs), [""; 0]);
-        assert!(manager.due(0).is_some_and(|due| due <= now + AGAIN));
-        manager.watchdog_due = None;
-        manager.keep_time(now + AGAIN, 0, String::new);
-        assert_eq!(received(&theirs), ["READY=1\nSTATUS=second"]);
-        assert_eq!(manager.due(0), None);
+        assert_eq!(manager.due(IDLE), Some(now + AGAIN));
+        manager.keep_time(now + AGAIN, IDLE, String::new);
+        let told = received(&theirs);
+        let first: Vec<_> = told.iter().map(|it| it.split('=').next().unwrap()).collect();
+        assert_eq!(first, ["READY", "RELOADING", "READY"]);
+        assert_eq!(told.last().unwrap(), "READY=1\nSTATUS=fourth");
+        assert_eq!(manager.due(IDLE), None);
     }
 
     #[test]
-    fn it_hears_how_it_goes_when_something_has_happened() {
-        let now = Instant::now();
+    fn it_hears_how_it_goes_when_something_has_happened_or_a_reload_runs() {
         let (mut manager, theirs) = manager();
         manager.watchdog_due = None;
-        assert_eq!(manager.due(0), None, "nothing has happened");
-        assert_eq!(manager.due(1), Some(now.max(manager.told.0) + STATUS_INTERVAL));
-        manager.keep_time(manager.told.0 + STATUS_INTERVAL, 1, || "one".into());
-        assert_eq!(received(&theirs), ["STATUS=one"]);
-        assert_eq!(manager.due(1), None);
+        assert_eq!(manager.due(IDLE), None, "nothing has happened");
+        for doing in [Doing { ended: 1, ..IDLE }, Doing { ended: 1, reloading: true }] {
+            let due = manager.told.0 + STATUS_INTERVAL;
+            assert_eq!(manager.due(doing), Some(due));
+            manager.keep_time(due, doing, || "one".into());
+            assert_eq!(received(&theirs), ["STATUS=one"]);
+        }
+        assert_eq!(manager.due(Doing { ended: 1, ..IDLE }), None);
     }
 
     #[test]
     fn the_watchdog_hears_from_the_loop_in_time() {
         let (mut manager, theirs) = manager();
-        let due = manager.due(0).unwrap();
-        manager.keep_time(due, 0, String::new);
+        let due = manager.due(IDLE).unwrap();
+        manager.keep_time(due, IDLE, String::new);
         assert_eq!(received(&theirs), ["WATCHDOG=1"]);
-        assert_eq!(manager.due(0), Some(due + Duration::from_secs(1)));
+        assert_eq!(manager.due(IDLE), Some(due + Duration::from_secs(1)));
     }
 }

@@ -17,7 +17,7 @@ mod signals;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, error, info};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -34,7 +34,7 @@ use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
 use limits::{Connections, Eviction, Limits, Source};
 use listener::{Admission, Remedy};
-use manager::Manager;
+use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
 use scrape::{Hosts, HttpRequest};
 use signals::{Asked, Signals, StopSignal};
@@ -173,6 +173,12 @@ pub struct Server {
     poll: Poll,
     signals: Signals,
     listeners: Vec<Listener>,
+    /// Where those that there were at the start are reached, in words.
+    addresses: String,
+    /// The ports of those that serve policies.
+    policy_ports: Vec<u16>,
+    /// The length of the longest answer that is given on them.
+    longest: usize,
     players: Connections<Connection>,
     scrapes: Connections<Connection>,
     /// The most connections that the descriptors allow, whatever the configuration says.
@@ -212,9 +218,14 @@ impl Server {
                 .map_err(failed("watch a listening socket"))?;
         }
         let Limits { connections, connections_per_source, .. } = service.limits;
+        let policy = listeners.iter().filter(|it| it.purpose == Purpose::Policy);
+        let policy_ports: Vec<_> = policy.map(|it| it.address.port()).collect();
         Ok(Self {
             poll,
             signals,
+            addresses: addresses(&listeners),
+            longest: longest(&service, &policy_ports),
+            policy_ports,
             listeners,
             players: Connections::new(connections.min(capacity), connections_per_source),
             scrapes: Connections::new(SCRAPES, SCRAPES),
@@ -236,11 +247,15 @@ impl Server {
     pub fn run(mut self) -> Result<(), ServerError> {
         info!("{}", self.status());
         self.tell(Message::Ready(self.status()), Instant::now());
+        let served = self.serve();
+        self.finish();
+        served
+    }
+
+    fn serve(&mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            let now = Instant::now();
-            let timeout = self.next_timer(now).map(|at| at.saturating_duration_since(now));
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, self.timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed("poll")(error)),
@@ -259,29 +274,37 @@ impl Server {
                     Wakes::Connection(purpose, key) => self.resume(purpose, key),
                 }
             }
+            let mut accepted = now;
             for index in 0..self.listeners.len() {
-                self.accept(index, now);
+                accepted = self.accept(index, accepted);
             }
             self.keep_time(now);
             if let Some(deadline) = self.stopping {
                 if self.open() == 0 || deadline <= now {
-                    break;
+                    return Ok(());
                 }
             }
         }
-        self.finish();
-        Ok(())
     }
 
-    /// When the loop has to wake even if nothing happens; `None` is never.
-    fn next_timer(&self, now: Instant) -> Option<Instant> {
+    /// How long the loop may sleep if nothing happens; `None` is for ever.
+    fn timeout(&self) -> Option<Duration> {
+        if self.listeners.iter().any(Listener::is_ready) {
+            return Some(Duration::ZERO);
+        }
+        // The clock is read only where there is something to wait for.
+        self.next_timer().map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// When the next thing is due that no event brings.
+    fn next_timer(&self) -> Option<Instant> {
         self.listeners
             .iter()
-            .map(|listener| listener.due(now))
+            .map(Listener::pause_ends)
             .chain([
                 self.players.next_deadline(),
                 self.scrapes.next_deadline(),
-                self.manager.due(self.counters.total()),
+                self.manager.due(self.doing()),
                 self.incidents.due(),
                 self.stopping,
             ])
@@ -296,11 +319,17 @@ impl Server {
                 self.end(connection, Outcome::Timeout);
             }
         }
-        if self.manager.due(self.counters.total()).is_some_and(|due| due <= now) {
+        let doing = self.doing();
+        if self.manager.due(doing).is_some_and(|due| due <= now) {
             let status = self.status();
-            self.manager.keep_time(now, self.counters.total(), || status);
+            self.manager.keep_time(now, doing, || status);
         }
         self.incidents.settle(now);
+    }
+
+    /// What the service manager is told of by and by.
+    fn doing(&self) -> Doing {
+        Doing { ended: self.counters.total(), reloading: self.reloading.is_running() }
     }
 
     /// The unfinished connections of one kind.
@@ -317,8 +346,8 @@ impl Server {
     }
 
     /// Takes connections from one listener's queue until nobody waits, accepting fails, or the
-    /// others have waited long enough.
-    fn accept(&mut self, index: usize, now: Instant) {
+    /// others have waited long enough. Returns the time when that was done.
+    fn accept(&mut self, index: usize, now: Instant) -> Instant {
         let mut accepted = now;
         for _ in 0..ACCEPT_BATCH {
             let listener = &mut self.listeners[index];
@@ -337,16 +366,20 @@ impl Server {
                     };
                     accepted = self.welcome(connection);
                 }
-                Admission::Nobody => return,
+                Admission::Nobody => break,
                 Admission::Failed(failure) => {
                     self.counters.accept_errors += 1;
                     self.incidents.accept_failed(listener.address, &failure, now);
-                    if failure.remedy == Remedy::MakeRoom && !self.make_room(now) {
+                    // A scrape takes no player's place.
+                    let may_make_room = listener.purpose == Purpose::Policy;
+                    let wants_room = failure.remedy == Remedy::MakeRoom;
+                    if wants_room && !(may_make_room && self.make_room(now)) {
                         self.listeners[index].pause(now);
                     }
                 }
             }
         }
+        accepted
     }
 
     /// Closes the oldest connection, where there is one. The newcomer may well have sent a whole
@@ -363,8 +396,9 @@ impl Server {
     /// Answers a new connection at once where its request is there already, else keeps it.
     /// Returns the time when that was done, which is when the next one is accepted.
     fn welcome(&mut self, mut connection: Connection) -> Instant {
-        let gauges = self.gauges();
-        let metrics = || metrics::text(&self.counters, &gauges);
+        // Itself included, as it is later, when it is among the unfinished.
+        let open = self.open() + 1;
+        let metrics = || text_of(&self.counters, &self.service, self.longest, open);
         match connection.advance(&mut self.buffer, &metrics) {
             Progress::Ended(ending) => self.close(connection, &ending),
             Progress::Blocked(interest) => {
@@ -407,14 +441,14 @@ impl Server {
 
     /// Goes on with a connection whose socket has become ready.
     fn resume(&mut self, purpose: Purpose, key: usize) {
-        let gauges = self.gauges();
+        let open = self.open();
         let table = match purpose {
             Purpose::Policy => &mut self.players,
             Purpose::Metrics => &mut self.scrapes,
         };
         // Closed in this very round, perhaps to make room: its event comes too late.
         let Some(connection) = table.get_mut(key) else { return };
-        let metrics = || metrics::text(&self.counters, &gauges);
+        let metrics = || text_of(&self.counters, &self.service, self.longest, open);
         match connection.advance(&mut self.buffer, &metrics) {
             Progress::Blocked(interest) => self.watch(purpose, key, interest),
             Progress::Ended(ending) => {
@@ -465,24 +499,6 @@ impl Server {
         now
     }
 
-    /// The length of the longest answer that is given on the listeners there are.
-    fn longest(&self) -> usize {
-        let policy = self.listeners.iter().filter(|it| it.purpose == Purpose::Policy);
-        self.service.documents.longest(policy.map(|it| it.address.port())).bytes().len()
-    }
-
-    /// What is so at this moment.
-    fn gauges(&self) -> Gauges {
-        Gauges {
-            connections: self.open(),
-            policy_rules: self.service.rules,
-            drop_ins_left_out: self.service.left_out,
-            policy_bytes: self.longest(),
-            config_loaded: self.service.loaded,
-            log_lines_dropped: logging::lines_dropped(),
-        }
-    }
-
     fn take_signals(&mut self, now: Instant) {
         while let Some(asked) = self.signals.next() {
             match asked {
@@ -500,15 +516,20 @@ impl Server {
 
     /// Has the configuration read, while the old policy is served.
     fn reload(&mut self, now: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        // Where the thread has ended, nobody has said so.
+        self.take_reloaded(now);
         match self.reloading.request(now) {
-            Requested::Began => self.tell(Message::reloading(), now),
+            Requested::Began => self.tell(Message::reloading(self.status()), now),
             Requested::Follows { running } => {
                 // Many may ask while one hangs, and one line tells them all.
                 if self.incidents.reload_awaited(now) {
                     let seconds = running.as_secs_f64();
                     info!("a reload has been running for {seconds:.1} s: one more follows it");
+                    self.tell(Message::Status(self.status()), now);
                 }
-                self.tell(Message::Status(self.status()), now);
             }
         }
     }
@@ -516,26 +537,28 @@ impl Server {
     /// Takes up what the thread that reads configurations has finished.
     fn take_reloaded(&mut self, now: Instant) {
         let Some(result) = self.reloading.result() else { return };
+        if self.stopping.is_some() {
+            return;
+        }
         match result {
             Ok(service) => {
                 let Limits { connections, connections_per_source, .. } = service.limits;
                 self.players.set_limits(connections.min(self.capacity), connections_per_source);
+                self.longest = longest(&service, &self.policy_ports);
                 self.service = service;
                 self.counters.reloaded();
-                info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest());
+                info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest);
                 self.tell(Message::Ready(self.status()), now);
             }
-            Err(problems) => {
+            Err(failure) => {
                 self.counters.reload_failed();
-                for line in problems.to_string().lines() {
-                    error!("{line}");
-                }
+                error!("{failure}");
                 error!("reload failed: the old policy keeps serving");
                 let status = format!("reload failed, old policy kept; {}", self.status());
                 self.tell(Message::Ready(status), now);
             }
         }
-        if self.reloading.is_wanted_again() && self.stopping.is_none() {
+        if self.reloading.is_wanted_again() {
             self.reload(now);
         }
     }
@@ -558,7 +581,7 @@ impl Server {
         }
         self.stopping = Some(now + self.service.limits.request_timeout);
         self.tell(Message::Stopping(self.status()), now);
-        info!("{signal}: stopping; {}", self.status());
+        info!("{signal}: {}", self.status());
         self.empty_queues(now);
         self.listeners.retain(|listener| listener.is_kept);
     }
@@ -570,15 +593,16 @@ impl Server {
             // As many as the longest queue holds by default, 4096: no flood keeps us from ending.
             for _ in 0..4096 / ACCEPT_BATCH {
                 self.accept(index, now);
-                if self.listeners[index].due(now) != Some(now) {
+                if !self.listeners[index].is_ready() {
                     break;
                 }
             }
         }
     }
 
+    /// Gives up what is unfinished. Who waits in a queue that somebody else keeps is left to
+    /// whoever serves next.
     fn finish(&mut self) {
-        self.empty_queues(Instant::now());
         for purpose in [Purpose::Policy, Purpose::Metrics] {
             while let Some(connection) = self.unfinished(purpose).remove_oldest() {
                 self.end(connection, Outcome::Timeout);
@@ -589,18 +613,8 @@ impl Server {
 
     /// One line about how it goes.
     fn status(&self) -> String {
-        let addresses = |purpose| {
-            let of_purpose = self.listeners.iter().filter(move |it| it.purpose == purpose);
-            let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
-            addresses.join(", ")
-        };
-        let mut status =
-            format!("serving {} on {}", Rules(self.service.rules), addresses(Purpose::Policy));
-        let metrics = addresses(Purpose::Metrics);
-        if !metrics.is_empty() {
-            status.push_str(", metrics on ");
-            status.push_str(&metrics);
-        }
+        let doing = if self.stopping.is_some() { "stopping" } else { "serving" };
+        let mut status = format!("{doing} {} on {}", Rules(self.service.rules), self.addresses);
         match self.service.left_out {
             0 => {}
             1 => status += "; 1 broken drop-in of a package is left out",
@@ -614,6 +628,36 @@ impl Server {
         }
         status
     }
+}
+
+/// The length of the longest answer that is given on these ports.
+fn longest(service: &Service, ports: &[u16]) -> usize {
+    service.documents.longest(ports.iter().copied()).bytes().len()
+}
+
+/// The metrics at this moment, while `open` connections are unfinished and the longest answer has
+/// this length.
+fn text_of(counters: &Counters, service: &Service, longest: usize, open: usize) -> String {
+    let gauges = Gauges {
+        connections: open,
+        policy_rules: service.rules,
+        drop_ins_left_out: service.left_out,
+        policy_bytes: longest,
+        config_loaded: service.loaded,
+        log_lines_dropped: logging::lines_dropped(),
+    };
+    metrics::text(counters, &gauges)
+}
+
+/// Where these listeners are reached, in words.
+fn addresses(listeners: &[Listener]) -> String {
+    let of = |purpose| {
+        let of_purpose = listeners.iter().filter(move |it| it.purpose == purpose);
+        let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
+        addresses.join(", ")
+    };
+    let (policy, metrics) = (of(Purpose::Policy), of(Purpose::Metrics));
+    if metrics.is_empty() { policy } else { format!("{policy}, metrics on {metrics}") }
 }
 
 /// The hosts by which the metrics at an address may be asked for.

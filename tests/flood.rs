@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use support::daemon::{RULES, Rule, dial, document, finish};
+use support::daemon::{RULES, Rule, dial, document, finish, read_to_end};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::{in_a_roomy_network, in_own_network, listen};
 use support::{Daemon, SOON, Setup, figure, raise_descriptor_limit, scaled};
@@ -170,14 +170,12 @@ macro_rules! floods {
     };
 }
 
-// With room for 64, a flood that is accepted in one go leaves each newcomer a millisecond: less than
-// this client takes from one connection to the next, so the request has to come with it.
 floods! {
     half_requests_against_the_default_limits: "", &REQUEST[..10], Shape::Whole;
-    half_requests_against_64_connections: "connections = 64\nrequest-timeout = \"60s\"", &REQUEST[..10], Shape::AtOnce;
+    half_requests_against_64_connections: "connections = 64\nrequest-timeout = \"60s\"", &REQUEST[..10], Shape::Whole;
     silence_against_roomy_limits: "connections = 12000\nconnections-per-source = 100\nrequest-timeout = \"60s\"", b"", Shape::Whole;
     silence_against_the_default_limits: "", b"", Shape::Whole;
-    silence_against_64_connections: "connections = 64\nrequest-timeout = \"60s\"", b"", Shape::AtOnce;
+    silence_against_64_connections: "connections = 64\nrequest-timeout = \"60s\"", b"", Shape::Whole;
 }
 
 /// Opens connections from `source` as fast as it can, and holds the last few hundred, until told
@@ -200,11 +198,12 @@ fn churn(target: SocketAddr, source: impl Fn(usize) -> IpAddr, stop: &AtomicBool
     opened
 }
 
-/// 10,000 honest requests beside such a source.
+/// 10,000 honest requests beside such a source, so many at a time.
 fn withstands_churn(
     test: &str,
     daemon: &Daemon,
     honest_sources: Sources,
+    concurrency: usize,
     source: impl Fn(usize) -> IpAddr + Sync,
 ) {
     let stop = AtomicBool::new(false);
@@ -214,7 +213,7 @@ fn withstands_churn(
         let report = load::run(&Load {
             target,
             requests: 10_000,
-            concurrency: 32,
+            concurrency,
             shape: Shape::Whole,
             sources: honest_sources,
             documents: &[&document(RULES)],
@@ -236,7 +235,50 @@ fn one_address_opening_as_fast_as_it_can_keeps_nobody_from_being_served() {
     let _alone = alone();
     in_a_roomy_network(test, || {
         let daemon = Setup::new().start();
-        withstands_churn(test, &daemon, Sources::LOOPBACK, |_| Ipv4Addr::new(127, 0, 9, 9).into());
+        withstands_churn(test, &daemon, Sources::LOOPBACK, 32, |_| {
+            Ipv4Addr::new(127, 0, 9, 9).into()
+        });
+    });
+}
+
+#[test]
+fn a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_for_64_places() {
+    const ROUNDS: usize = 20;
+    let test =
+        "a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_for_64_places";
+    let _alone = alone();
+    in_a_roomy_network(test, || {
+        let daemon =
+            Setup::new().tables("[limits]\nconnections = 64\nrequest-timeout = \"60s\"").start();
+        let mut held = Vec::new();
+        let mut in_time = 0;
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let mut client = dial(daemon.address());
+            client.write_all(&REQUEST[..10]).expect("half a request");
+            held.push(hold(daemon.address(), 100, ATTACKERS, &REQUEST[..10]));
+            thread::sleep(Duration::from_millis(20));
+            let sent = client.write_all(&REQUEST[10..]);
+            // On a busy machine this can take longer than any client is given.
+            if began.elapsed() < Duration::from_millis(200) {
+                sent.expect("the other half");
+                assert_eq!(read_to_end(&mut client), document(RULES));
+                in_time += 1;
+            }
+        }
+        assert!(in_time > 0, "no round of {ROUNDS} took less than 200 ms");
+    });
+}
+
+#[test]
+fn addresses_opening_as_fast_as_they_can_against_64_connections_keep_nobody_from_being_served() {
+    let test = "addresses_opening_as_fast_as_they_can_against_64_connections_keep_nobody_from_being_served";
+    let _alone = alone();
+    in_a_roomy_network(test, || {
+        let daemon = Setup::new().tables("[limits]\nconnections = 64").start();
+        let source = |number| ATTACKERS.address(number).expect("an address");
+        // Each of them waits in the queue first.
+        withstands_churn(test, &daemon, Sources::LOOPBACK, 500, source);
     });
 }
 
@@ -260,7 +302,7 @@ fn one_ipv6_network_opening_as_fast_as_it_can_keeps_nobody_from_being_served() {
         let daemon = Setup::inherited(vec![listen((Ipv6Addr::UNSPECIFIED, 0).into())])
             .start_reached_at(Ipv6Addr::LOCALHOST.into());
         let neighbours = Sources::Spread { first: of_many_networks(7), count: 64 };
-        withstands_churn(test, &daemon, neighbours, of_one_network);
+        withstands_churn(test, &daemon, neighbours, 32, of_one_network);
     });
 }
 

@@ -1,5 +1,6 @@
 //! The unfinished connections: how many there may be in all and from one source, which of them
-//! makes room for a newcomer, and when each has to be done. The clock is passed in.
+//! makes room for a newcomer, when a newcomer waits for that, and when each has to be done. The
+//! clock is passed in.
 //!
 //! One list through the connections gives the oldest of all, and one list per source the oldest of
 //! that source. Runs are lists in the order of the deadlines. While every connection has the same
@@ -56,6 +57,14 @@ impl From<IpAddr> for Source {
     }
 }
 
+/// How long a client has for its request, whatever happens, from the time that the server knows
+/// of its connection: in the queue of the kernel, or accepted.
+///
+/// A client sends its request right behind the last segment of the handshake, so this is the time
+/// of a client that is slow to run or of a segment that comes late. `tests/crowd.rs` compares
+/// what else could decide who makes room.
+pub const GRACE: Duration = Duration::from_millis(200);
+
 /// Why a connection had to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
@@ -81,6 +90,8 @@ pub struct Connections<T> {
 struct Entry<T> {
     connection: T,
     source: Source,
+    /// Since when the server knows of it.
+    since: Instant,
     deadline: Instant,
     /// Index of the run it is in.
     run: u32,
@@ -209,13 +220,31 @@ impl<T> Connections<T> {
         self.remove(key as usize).map(|connection| (connection, eviction))
     }
 
-    /// Adds a connection and returns its key.
-    pub fn insert(&mut self, source: Source, deadline: Instant, connection: T) -> usize {
+    /// Until when a newcomer has to wait so that the connection which makes room for it has had
+    /// its [`GRACE`]; `None` is not at all.
+    #[must_use]
+    pub fn crowded_until(&self, now: Instant) -> Option<Instant> {
+        if self.len() < self.capacity {
+            return None;
+        }
+        let oldest = self.entries.get(self.arrivals.oldest as usize)?;
+        Some(oldest.since + GRACE).filter(|end| *end > now)
+    }
+
+    /// Adds a connection of which the server knows `since` then, and returns its key.
+    pub fn insert(
+        &mut self,
+        source: Source,
+        since: Instant,
+        deadline: Instant,
+        connection: T,
+    ) -> usize {
         let run = self.run_for(deadline);
         let links = Links { older: NOBODY, newer: NOBODY };
         let key = self.entries.insert(Entry {
             connection,
             source,
+            since,
             deadline,
             // There are fewer runs than numbers of this type.
             run: u32::try_from(run).unwrap_or(NOBODY),
@@ -298,6 +327,66 @@ impl<T> Connections<T> {
     }
 }
 
+/// The queue of a listening socket, in which the kernel keeps connections until they are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many connections are in it, at least 1.
+    pub waiting: u32,
+    /// How many it holds.
+    pub most: u32,
+}
+
+/// The connections in one such queue, as far as it is known since when they have been there.
+///
+/// Their time passes while they wait: a request that comes meanwhile is there when its connection
+/// is accepted, and then needs no place among the unfinished.
+#[derive(Debug, Default)]
+pub struct Newcomers {
+    seen: Option<Seen>,
+}
+
+/// The first connections of a queue, so many, have been there since then or longer.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    since: Instant,
+    count: u32,
+}
+
+/// When the first connection of a queue is to be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Now. The server knows of it since then.
+    Now {
+        /// What [`Connections::insert`] wants to know.
+        since: Instant,
+    },
+    /// Then, or once a place is free.
+    Later {
+        /// When to ask again at the latest.
+        until: Instant,
+    },
+}
+
+impl Newcomers {
+    /// When the first of a queue is to be accepted, which is at once unless the places are
+    /// [crowded](Connections::crowded_until). The queue never fills because of that: once it is
+    /// half full, nobody waits.
+    pub fn turn(&mut self, crowded_until: Option<Instant>, queue: Backlog, now: Instant) -> Turn {
+        let Backlog { waiting, most } = queue;
+        let seen = match self.seen {
+            Some(Seen { since, count }) => Seen { since, count: count.min(waiting) },
+            None => Seen { since: now, count: waiting },
+        };
+        if let Some(until) = crowded_until.filter(|_| waiting <= most / 2) {
+            self.seen = Some(seen);
+            return Turn::Later { until };
+        }
+        let count = seen.count.saturating_sub(1);
+        self.seen = (count > 0).then_some(Seen { count, ..seen });
+        Turn::Now { since: seen.since }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,12 +409,12 @@ mod tests {
     fn the_oldest_of_the_source_goes_before_the_oldest_of_all() {
         let now = Instant::now();
         let mut connections = Connections::new(3, 2);
-        connections.insert(source(1), now, "a1");
-        connections.insert(source(2), now, "b1");
-        connections.insert(source(2), now, "b2");
+        connections.insert(source(1), now, now, "a1");
+        connections.insert(source(2), now, now, "b1");
+        connections.insert(source(2), now, now, "b2");
         assert_eq!(connections.make_room(source(2)), Some(("b1", Eviction::Source)));
         assert_eq!(connections.make_room(source(2)), None);
-        connections.insert(source(2), now, "b3");
+        connections.insert(source(2), now, now, "b3");
         assert_eq!(connections.make_room(source(3)), Some(("a1", Eviction::Total)));
         assert_eq!(connections.make_room(source(3)), None);
     }
@@ -335,11 +424,11 @@ mod tests {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut connections = Connections::new(10, 10);
-        connections.insert(source(1), now + 5 * second, 1);
+        connections.insert(source(1), now, now + 5 * second, 1);
         // As after a reload that shortened the time.
-        connections.insert(source(1), now + 2 * second, 2);
-        connections.insert(source(2), now + 3 * second, 3);
-        connections.insert(source(2), now + 6 * second, 4);
+        connections.insert(source(1), now, now + 2 * second, 2);
+        connections.insert(source(2), now, now + 3 * second, 3);
+        connections.insert(source(2), now, now + 6 * second, 4);
         assert_eq!(connections.next_deadline(), Some(now + 2 * second));
         assert_eq!(connections.remove_expired(now + second), None);
         let expired = std::iter::from_fn(|| connections.remove_expired(now + 5 * second));
@@ -354,7 +443,7 @@ mod tests {
         let mut connections = Connections::new(1000, 1000);
         for number in 0..1000 {
             let time = Duration::from_secs(if number % 2 == 0 { 20 } else { 5 });
-            connections.insert(source(1), now + Duration::from_millis(number) + time, number);
+            connections.insert(source(1), now, now + Duration::from_millis(number) + time, number);
         }
         assert_eq!(connections.runs.len(), 2);
         while connections.remove_oldest().is_some() {}
@@ -366,7 +455,7 @@ mod tests {
         let now = Instant::now();
         let mut connections = Connections::new(8, 8);
         for number in 0..8 {
-            connections.insert(source(number), now, number);
+            connections.insert(source(number), now, now, number);
         }
         connections.set_limits(2, 8);
         let mut gone = Vec::new();
@@ -374,6 +463,46 @@ mod tests {
             gone.push(connection);
         }
         assert_eq!(gone, [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn who_waited_in_the_queue_makes_room_at_once_and_who_did_not_has_its_grace() {
+        let start = Instant::now();
+        let millisecond = Duration::from_millis(1);
+        let mut connections = Connections::new(1, 1);
+        let mut newcomers = Newcomers::default();
+        let mut turn = |connections: &Connections<u32>, waiting, now| {
+            newcomers.turn(connections.crowded_until(now), Backlog { waiting, most: 100 }, now)
+        };
+        assert_eq!(turn(&connections, 3, start), Turn::Now { since: start });
+        connections.insert(source(1), start, start + 5000 * millisecond, 1);
+        // Two are left, and two more come while they wait.
+        let now = start + 10 * millisecond;
+        assert_eq!(turn(&connections, 2, now), Turn::Later { until: start + GRACE });
+        let now = start + GRACE;
+        for number in [2, 3] {
+            assert_eq!(turn(&connections, 6 - number, now), Turn::Now { since: start });
+            assert!(connections.make_room(source(2)).is_some());
+            connections.insert(source(2), start, now + 5000 * millisecond, number);
+        }
+        // The server sees the third now.
+        assert_eq!(turn(&connections, 2, now), Turn::Now { since: now });
+        assert!(connections.make_room(source(2)).is_some());
+        connections.insert(source(2), now, now + 5000 * millisecond, 4);
+        assert_eq!(turn(&connections, 1, now), Turn::Later { until: now + GRACE });
+        connections.remove_oldest();
+        assert_eq!(turn(&connections, 1, now), Turn::Now { since: now });
+    }
+
+    #[test]
+    fn a_queue_that_is_half_full_waits_for_nothing() {
+        let now = Instant::now();
+        let until = now + GRACE;
+        let mut newcomers = Newcomers::default();
+        let mut turn = |waiting| newcomers.turn(Some(until), Backlog { waiting, most: 100 }, now);
+        assert_eq!(turn(50), Turn::Later { until });
+        assert_eq!(turn(51), Turn::Now { since: now });
+        assert_eq!(turn(50), Turn::Later { until });
     }
 
     #[derive(Debug, Clone)]
@@ -430,7 +559,7 @@ mod tests {
                             prop_assert_eq!((gone, eviction), (model.remove(index).time, expected));
                         }
                         let deadline = time + patience;
-                        let key = connections.insert(source(number), at(deadline), time);
+                        let key = connections.insert(source(number), at(time), at(deadline), time);
                         model.push(Arrived { time, number, deadline, key });
                     }
                     Step::Leave(which) if !model.is_empty() => {

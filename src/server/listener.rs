@@ -13,6 +13,8 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::socket::getsockopt;
 
+use super::limits::{Backlog, Newcomers, Turn};
+
 /// Failures of `accept4` in a row before its listener pauses.
 const ACCEPT_FAILURES: u32 = 8;
 
@@ -41,6 +43,9 @@ pub struct Listener {
     /// Whether somebody else holds the socket too, so that clients queue up while nobody serves.
     pub(super) is_kept: bool,
     queue: Queue,
+    newcomers: Newcomers,
+    /// When the first of the queue has its turn, if that is not now.
+    waits_until: Option<Instant>,
     failures: u32,
     paused_until: Option<Instant>,
 }
@@ -52,8 +57,8 @@ enum Queue {
     Empty,
     /// Some may wait, and the kernel has not been asked how many.
     Unknown,
-    /// So many wait, at least 1.
-    Holds(u32),
+    /// So many wait.
+    Holds(Backlog),
     /// Some may wait; only an accept tells.
     Untold,
 }
@@ -61,9 +66,15 @@ enum Queue {
 /// Who came next.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// A client, from this address.
-    Client(TcpStream, SocketAddr),
-    /// Nobody waits, or the listener pauses.
+    /// A client.
+    Client {
+        stream: TcpStream,
+        /// Its address.
+        peer: SocketAddr,
+        /// Since when it is known that it waits.
+        since: Instant,
+    },
+    /// Nobody waits, or those who do have to wait on, or the listener pauses.
     Nobody,
     /// `accept4` failed.
     Failed(AcceptFailure),
@@ -91,7 +102,7 @@ pub(super) enum Remedy {
 }
 
 /// The beginning of `struct tcp_info` in 32-bit words, as `linux/tcp.h` has it: 8 bytes of flags,
-/// then `rto`, `ato`, `snd_mss`, `rcv_mss` and `unacked`.
+/// then `rto`, `ato`, `snd_mss`, `rcv_mss`, `unacked` and `sacked`.
 #[derive(Clone, Copy)]
 struct TcpInfo;
 
@@ -99,17 +110,18 @@ nix::getsockopt_impl!(
     TcpInfo,
     libc::IPPROTO_TCP,
     libc::TCP_INFO,
-    [u32; 7],
-    nix::sys::socket::sockopt::GetStruct<[u32; 7]>
+    [u32; 8],
+    nix::sys::socket::sockopt::GetStruct<[u32; 8]>
 );
 
-/// How many connections wait in the accept queue of a listening socket, where the kernel tells.
+/// The accept queue of a listening socket, where the kernel tells of it.
 ///
-/// Of a socket that listens it says so in `tcpi_unacked`, which is where `ss(8)` has its Recv-Q
-/// from. Zero is no answer: a kernel that only resembles Linux leaves the field empty.
-fn waiting_connections(socket: &impl AsFd) -> Option<u32> {
-    let [.., unacked] = getsockopt(socket, TcpInfo).ok()?;
-    (unacked > 0).then_some(unacked)
+/// Of a socket that listens it says so in `tcpi_unacked` and `tcpi_sacked`, which is where `ss(8)`
+/// has its Recv-Q and Send-Q from. Zero is no answer: a kernel that only resembles Linux leaves
+/// the fields empty.
+fn backlog(socket: &impl AsFd) -> Option<Backlog> {
+    let [.., waiting, most] = getsockopt(socket, TcpInfo).ok()?;
+    (waiting > 0).then_some(Backlog { waiting, most })
 }
 
 impl Listener {
@@ -130,6 +142,8 @@ impl Listener {
             is_kept,
             // An inherited socket may have a queue already.
             queue: Queue::Unknown,
+            newcomers: Newcomers::default(),
+            waits_until: None,
             failures: 0,
             paused_until: None,
         }
@@ -145,8 +159,10 @@ impl Listener {
         self.queue = Queue::Unknown;
     }
 
-    /// Takes the next connection from the queue.
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+    /// Takes the next connection from the queue, if it need not wait because the places are
+    /// crowded until some later time.
+    pub(super) fn admit(&mut self, now: Instant, crowded_until: Option<Instant>) -> Admission {
+        self.waits_until = None;
         match self.paused_until {
             Some(end) if end > now => return Admission::Nobody,
             _ => self.paused_until = None,
@@ -156,19 +172,31 @@ impl Listener {
             // An accept that finds the queue empty has made a socket, an inode and a file for
             // nothing, which costs several times what it costs to ask how many wait.
             Queue::Unknown => {
-                self.queue = waiting_connections(&self.socket).map_or(Queue::Untold, Queue::Holds);
+                self.queue = backlog(&self.socket).map_or(Queue::Untold, Queue::Holds);
             }
             Queue::Holds(_) | Queue::Untold => {}
+        }
+        let mut since = now;
+        if let Queue::Holds(queue) = self.queue {
+            match self.newcomers.turn(crowded_until, queue, now) {
+                Turn::Now { since: seen } => since = seen,
+                Turn::Later { until } => {
+                    self.waits_until = Some(until);
+                    return Admission::Nobody;
+                }
+            }
         }
         match self.socket.accept() {
             Ok((stream, peer)) => {
                 self.failures = 0;
                 self.queue = match self.queue {
-                    Queue::Holds(1) => Queue::Empty,
-                    Queue::Holds(count) => Queue::Holds(count - 1),
+                    Queue::Holds(Backlog { waiting: 1, .. }) => Queue::Empty,
+                    Queue::Holds(Backlog { waiting, most }) => {
+                        Queue::Holds(Backlog { waiting: waiting - 1, most })
+                    }
                     queue => queue,
                 };
-                Admission::Client(stream, peer)
+                Admission::Client { stream, peer, since }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.failures = 0;
@@ -208,17 +236,18 @@ impl Listener {
     /// Ends a pause, and asks the kernel anew who waits.
     pub(super) fn look_again(&mut self) {
         self.paused_until = None;
+        self.waits_until = None;
         self.queue = Queue::Unknown;
     }
 
     /// Whether somebody may wait who can be admitted now.
     pub(super) fn is_ready(&self) -> bool {
-        self.queue != Queue::Empty && self.paused_until.is_none()
+        self.queue != Queue::Empty && self.resumes().is_none()
     }
 
-    /// When a pause ends after which somebody may be admitted.
-    pub(super) fn pause_ends(&self) -> Option<Instant> {
-        self.paused_until.filter(|_| self.queue != Queue::Empty)
+    /// When somebody may be admitted who cannot be now.
+    pub(super) fn resumes(&self) -> Option<Instant> {
+        self.paused_until.or(self.waits_until).filter(|_| self.queue != Queue::Empty)
     }
 }
 
@@ -230,12 +259,14 @@ mod tests {
     #[test]
     fn what_waits_in_the_accept_queue_is_counted() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(waiting_connections(&socket), None);
+        let waiting = || backlog(&socket).map(|queue| queue.waiting);
+        assert_eq!(waiting(), None);
         let connect = || TcpStream::connect(socket.local_addr().unwrap()).unwrap();
         let _clients = [connect(), connect(), connect()];
-        assert_eq!(waiting_connections(&socket), Some(3));
+        assert_eq!(waiting(), Some(3));
+        assert!(backlog(&socket).is_some_and(|queue| queue.most >= 3));
         socket.accept().unwrap();
-        assert_eq!(waiting_connections(&socket), Some(2));
+        assert_eq!(waiting(), Some(2));
     }
 
     fn listener() -> (Listener, SocketAddr) {
@@ -252,11 +283,28 @@ mod tests {
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
         for _ in 0..3 {
             assert!(listener.is_ready());
-            assert!(matches!(listener.admit(now), Admission::Client(..)));
+            assert!(matches!(listener.admit(now, None), Admission::Client { .. }));
         }
         assert_eq!(listener.queue, Queue::Empty);
         assert!(!listener.is_ready());
-        assert!(matches!(listener.admit(now), Admission::Nobody));
+        assert!(matches!(listener.admit(now, None), Admission::Nobody));
+    }
+
+    #[test]
+    fn while_the_places_are_crowded_the_queue_waits_and_nothing_spins() {
+        let now = Instant::now();
+        let (mut listener, address) = listener();
+        let _client = TcpStream::connect(address).unwrap();
+        let until = now + Duration::from_millis(50);
+        assert!(matches!(listener.admit(now, Some(until)), Admission::Nobody));
+        assert!(!listener.is_ready());
+        assert_eq!(listener.resumes(), Some(until));
+        let Admission::Client { since, .. } = listener.admit(until, None) else {
+            panic!("its turn has come")
+        };
+        assert_eq!(since, now, "it was there when the server looked first");
+        assert!(!listener.is_ready());
+        assert_eq!(listener.resumes(), None);
     }
 
     #[test]
@@ -266,12 +314,12 @@ mod tests {
         let emfile = || io::Error::from_raw_os_error(libc::EMFILE);
         assert_eq!(listener.failed(emfile(), now).remedy, Remedy::MakeRoom);
         assert_eq!(listener.failed(emfile(), now).remedy, Remedy::Pause);
-        assert!(matches!(listener.admit(now), Admission::Nobody));
+        assert!(matches!(listener.admit(now, None), Admission::Nobody));
         assert!(!listener.is_ready());
-        assert_eq!(listener.pause_ends(), Some(now + ACCEPT_PAUSE));
-        assert!(matches!(listener.admit(now + ACCEPT_PAUSE), Admission::Nobody));
+        assert_eq!(listener.resumes(), Some(now + ACCEPT_PAUSE));
+        assert!(matches!(listener.admit(now + ACCEPT_PAUSE, None), Admission::Nobody));
         assert!(!listener.is_ready(), "nobody was there after the pause");
-        assert_eq!(listener.pause_ends(), None);
+        assert_eq!(listener.resumes(), None);
     }
 
     #[test]

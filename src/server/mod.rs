@@ -300,7 +300,7 @@ impl Server {
     fn next_timer(&self) -> Option<Instant> {
         self.listeners
             .iter()
-            .map(Listener::pause_ends)
+            .map(Listener::resumes)
             .chain([
                 self.players.next_deadline(),
                 self.scrapes.next_deadline(),
@@ -351,8 +351,13 @@ impl Server {
         let mut accepted = now;
         for _ in 0..ACCEPT_BATCH {
             let listener = &mut self.listeners[index];
-            match listener.admit(now) {
-                Admission::Client(stream, peer) => {
+            // Scrapes need no grace, and whoever stops has no time for it.
+            let crowded_until = match (listener.purpose, self.stopping) {
+                (Purpose::Policy, None) => self.players.crowded_until(accepted),
+                _ => None,
+            };
+            match listener.admit(accepted, crowded_until) {
+                Admission::Client { stream, peer, since } => {
                     let connection = match listener.purpose {
                         Purpose::Policy => {
                             let asked = listener.address.port();
@@ -364,7 +369,7 @@ impl Server {
                             Connection::for_metrics(stream, peer, accepted, request)
                         }
                     };
-                    accepted = self.welcome(connection);
+                    accepted = self.welcome(connection, since);
                 }
                 Admission::Nobody => break,
                 Admission::Failed(failure) => {
@@ -395,21 +400,21 @@ impl Server {
 
     /// Answers a new connection at once where its request is there already, else keeps it.
     /// Returns the time when that was done, which is when the next one is accepted.
-    fn welcome(&mut self, mut connection: Connection) -> Instant {
+    fn welcome(&mut self, mut connection: Connection, since: Instant) -> Instant {
         // Itself included, as it is later, when it is among the unfinished.
         let open = self.open() + 1;
         let metrics = || text_of(&self.counters, &self.service, self.longest, open);
         match connection.advance(&mut self.buffer, &metrics) {
             Progress::Ended(ending) => self.close(connection, &ending),
             Progress::Blocked(interest) => {
-                self.keep(connection, interest);
+                self.keep(connection, since, interest);
                 Instant::now()
             }
         }
     }
 
     /// Puts a connection among the unfinished ones, where others may have to make room for it.
-    fn keep(&mut self, connection: Connection, interest: Interest) {
+    fn keep(&mut self, connection: Connection, since: Instant, interest: Interest) {
         let (purpose, now) = (connection.purpose(), connection.accepted);
         let source = Source::from(connection.peer.ip());
         while let Some((evicted, eviction)) = self.unfinished(purpose).make_room(source) {
@@ -419,7 +424,7 @@ impl Server {
         if let Some(end) = self.stopping {
             deadline = deadline.min(end);
         }
-        let key = self.unfinished(purpose).insert(source, deadline, connection);
+        let key = self.unfinished(purpose).insert(source, since, deadline, connection);
         self.watch(purpose, key, interest);
     }
 

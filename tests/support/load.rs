@@ -30,8 +30,6 @@ pub(crate) enum Shape {
     /// The 23 bytes in one segment, once the poll says that the connection is there: every Flash
     /// player, as every client that waits for more than one thing.
     Whole,
-    /// The same, right behind the connect: the request is there when the connection is.
-    AtOnce,
     /// Each byte in a segment of its own.
     ByteByByte,
     /// The 22 bytes and nothing more: Silverlight.
@@ -77,7 +75,7 @@ impl Shape {
     fn steps(self) -> Vec<Step> {
         let unterminated = &REQUEST[..22];
         match self {
-            Self::Whole | Self::AtOnce => vec![Step::Send(REQUEST.to_vec())],
+            Self::Whole => vec![Step::Send(REQUEST.to_vec())],
             Self::ByteByByte => {
                 REQUEST.iter().flat_map(|byte| [Step::Send(vec![*byte]), Step::LetOthers]).collect()
             }
@@ -329,15 +327,8 @@ impl<'a> Client<'a> {
                 Ok(stream) => {
                     let received = Vec::with_capacity(1024);
                     let shape = self.load.shape;
-                    let mut exchange =
-                        Exchange { stream, shape, began, step: 0, sent: 0, received };
-                    if shape == Shape::AtOnce {
-                        if let Err(failure) = exchange.send(&self.steps) {
-                            self.end(Duration::ZERO, Err(failure));
-                            continue;
-                        }
-                    }
-                    self.slots[slot] = Some(exchange);
+                    self.slots[slot] =
+                        Some(Exchange { stream, shape, began, step: 0, sent: 0, received });
                     return;
                 }
                 Err(error) => self.end(Duration::ZERO, Err(format!("connect: {error}"))),

@@ -98,7 +98,7 @@ fn withstands(test: &str, limits: &str, bytes: &[u8], honest_shape: Shape) {
         let held = hold(daemon.address(), flood, ATTACKERS, bytes);
         let report = honest(&daemon, honest_shape, 20_000);
         report.assert_all_answered();
-        let lines = daemon.log.most_in_a_second(mark);
+        let lines = daemon.log.lines_a_second(mark);
         assert!(lines <= 10, "{lines} log lines in a second");
         figure(test, "answered", report.answered, "requests");
         figure(test, "log-lines", lines, "lines");
@@ -139,7 +139,7 @@ fn half_requests_from_200_addresses_cost_no_one_an_answer_little_latency_and_lit
         let mut flooded: Vec<Duration> = (0..ROUNDS).map(run).collect();
         assert_eq!(counter(&daemon, "open"), flood as u64, "it was held open throughout");
         let grown = daemon.status().resident_kib().saturating_sub(before);
-        let lines = daemon.log.most_in_a_second(mark);
+        let lines = daemon.log.lines_a_second(mark);
 
         quiet.sort_unstable();
         flooded.sort_unstable();
@@ -225,7 +225,7 @@ fn withstands_churn(
         figure(test, "opened", opened, "connections");
         figure(test, "answered", report.answered, "requests");
     });
-    let lines = daemon.log.most_in_a_second(0);
+    let lines = daemon.log.lines_a_second(0);
     assert!(lines <= 10, "{lines} log lines in a second");
 }
 
@@ -486,7 +486,7 @@ fn malformed_requests_write_ten_lines_a_second_and_a_summary_however_many_come()
             stream.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("sending");
         }
         daemon.log.wait_for_after(mark, "more connections were closed");
-        let lines = daemon.log.most_in_a_second(mark);
+        let lines = daemon.log.lines_a_second(mark);
         assert!(lines <= 10, "{lines} log lines in a second");
         assert_eq!(counter(&daemon, "malformed"), 5000);
         figure(test, "log-lines", lines, "lines");

@@ -765,18 +765,21 @@ impl Log {
         guard.lines[mark..].iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// The most lines that came within any one second behind the mark.
-    pub(crate) fn most_in_a_second(&self, mark: usize) -> usize {
-        let guard = self.shared.0.lock().expect("the log");
-        let times: Vec<Instant> = guard.lines[mark..].iter().map(|(time, _)| *time).collect();
-        times
-            .iter()
-            .map(|from| {
-                let second = *from..*from + Duration::from_secs(1);
-                times.iter().filter(|time| second.contains(time)).count()
-            })
-            .max()
-            .unwrap_or(0)
+    /// How many lines a second the daemon wrote behind the mark, by the dates on them: when they
+    /// come here says how busy the machine is. A date has whole seconds, and a second of the
+    /// daemon's begins with its first line, so N dates may cover the lines of N + 1 seconds.
+    pub(crate) fn lines_a_second(&self, mark: usize) -> usize {
+        const DAY: u64 = 24 * 60 * 60;
+        let lines = self.lines_after(mark);
+        let seconds = |line: &String| {
+            let (_, time) = line.split_once('T')?;
+            let parts = time.get(..8)?.split(':');
+            parts.map(str::parse::<u64>).try_fold(0, |sum, part| Some(sum * 60 + part.ok()?))
+        };
+        let first = lines.iter().find_map(seconds).unwrap_or(0);
+        let last = lines.iter().rev().find_map(seconds).unwrap_or(0);
+        let span = (last + DAY - first) % DAY;
+        lines.len().div_ceil(usize::try_from(span).expect("less than a day") + 2)
     }
 }
 

@@ -194,8 +194,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Sets up the loop around [`poll`]'s poll and sockets that are bound already. `capacity` is the most unfinished
-    /// connections that the descriptor limit allows, [`SCRAPES`] not counted.
+    /// Sets up the loop around [`poll`]'s poll and sockets that are bound already. `capacity` is the
+    /// most unfinished connections that the descriptor limit allows, [`SCRAPES`] not counted.
     ///
     /// # Errors
     /// The system gives no signal descriptor, or refuses to watch a socket.
@@ -240,7 +240,7 @@ impl Server {
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, and until what was in flight then is finished.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, and until what was in flight then is finished.
     ///
     /// # Errors
     /// The poll itself fails.

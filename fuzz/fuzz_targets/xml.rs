@@ -14,9 +14,9 @@ fuzz_target!(|text: &[u8]| {
     let taken = processor_time::now() - started;
     assert!(taken < processor_time::ALLOWED, "{} bytes took {taken:?}", text.len());
     let lines = text.split(|byte| *byte == b'\n').count();
-    for finding in &parsed.flaws {
-        assert!((1..=lines).contains(&(flaw.at.line as usize)), "{finding:?}");
-        assert!(flaw.at.column >= 1, "{finding:?}");
+    for flaw in &parsed.flaws {
+        assert!((1..=lines).contains(&(flaw.at.line as usize)), "{flaw:?}");
+        assert!(flaw.at.column >= 1, "{flaw:?}");
     }
     if parsed.has_error() {
         return;

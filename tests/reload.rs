@@ -148,8 +148,8 @@ fn signals_before_a_reload_has_ended_are_not_lost() {
     daemon.signal(Signal::SIGHUP);
     daemon.log.wait_for("one more follows it");
     drop(slow);
+    // What the first one read may be served for less than it takes to ask.
     daemon.wait_for_state("READY=1");
-    assert_eq!(daemon.ask(), document(RULES), "what the first one read");
     daemon.wait_for_state("READY=1");
     assert_eq!(daemon.ask(), document(OTHER_RULES));
 }

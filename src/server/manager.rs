@@ -1,8 +1,8 @@
 //! What the service manager hears from the server, and when: that it is ready, how it goes, and
 //! that its loop is alive.
 //!
-//! It owns the intervals; what a message looks like is `notify`'s. No message waits: one that the
-//! service manager has no room for is kept, and a newer one takes its place.
+//! It owns the intervals; what a message looks like, and what a newer one makes pointless, is
+//! `notify`'s. No message waits: those that the service manager has no room for are kept in order.
 
 use std::time::{Duration, Instant};
 

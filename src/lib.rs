@@ -16,6 +16,7 @@ pub mod exit;
 pub mod inventory;
 pub mod listen;
 pub mod logging;
+pub mod network;
 pub mod notify;
 pub mod policy;
 pub mod position;

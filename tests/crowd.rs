@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use masterpolicyd::server::limits::{Backlog, Connections, Newcomers, Source, Turn};
+use masterpolicyd::server::limits::{Backlog, Connections, Newcomers, Source, SourcePrefix, Turn};
 
 const PLACES: usize = 64;
 const PER_SOURCE: usize = 32;
@@ -273,7 +273,8 @@ impl Simulation {
 
     /// Adds a client that connects then.
     fn expect(&mut self, address: IpAddr, connected: Duration, kind: Kind) {
-        self.clients.push(Client { source: Source::from(address), connected, kind });
+        let source = SourcePrefix::default().source_of(address);
+        self.clients.push(Client { source, connected, kind });
         self.at(connected, Event::Connect(self.clients.len() - 1));
     }
 

@@ -14,7 +14,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use support::daemon::{MAIN_FILE, PROGRAM, RULES, Rule, dial, document, read_to_end};
+use support::daemon::{MAIN_FILE, PROGRAM, RULES, Rule, dial, dial_from, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
 use support::slow_files::SlowFiles;
@@ -78,6 +78,29 @@ fn a_shorter_request_timeout_counts_at_once_beside_connections_with_the_longer_o
     assert_eq!(read_to_end(&mut later), b"", "closed after a second");
     earlier.write_all(&REQUEST[10..]).expect("the other half");
     assert_eq!(read_to_end(&mut earlier), document(RULES), "it had a minute from the start");
+}
+
+#[test]
+fn a_wider_source_prefix_counts_new_connections_and_leaves_open_ones_alone() {
+    let limits = "[limits]\nconnections-per-source = 1\nrequest-timeout = \"60s\"";
+    let mut daemon = Setup::new().tables(limits).start();
+    let half_asked = |daemon: &Daemon, last| {
+        let mut stream = dial_from([127, 0, 1, last].into(), daemon.address());
+        stream.write_all(&REQUEST[..10]).expect("half a request");
+        assert_eq!(daemon.ask(), document(RULES), "so the half has come");
+        stream
+    };
+    let mut earlier = [1, 2].map(|last| half_asked(&daemon, last));
+    daemon.replace_in_main_file("[limits]", "[limits]\nsource-prefix = { ipv4 = 24 }");
+    daemon.reload();
+    let mut later = half_asked(&daemon, 3);
+    let _newest = half_asked(&daemon, 4);
+    assert_eq!(read_to_end(&mut later), b"", "127.0.1.0/24 has one place");
+    daemon.log.wait_for("127.0.1.0/24 has limits.connections-per-source");
+    for stream in &mut earlier {
+        stream.write_all(&REQUEST[10..]).expect("the other half");
+        assert_eq!(read_to_end(stream), document(RULES), "each had the place of its address");
+    }
 }
 
 #[test]

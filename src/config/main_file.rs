@@ -22,7 +22,7 @@ use crate::account::AccountError;
 use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::policy::{MASTER_PORT, MetaPolicy, Player};
-use crate::server::limits::Limits;
+use crate::server::limits::{Limits, SourcePrefix};
 
 /// More connections than this no kernel gives descriptors for.
 const MAX_CONNECTIONS: usize = 1_000_000;
@@ -31,7 +31,7 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Where each key belongs.
-const HOMES: [Home; 4] = [
+const HOMES: [Home; 5] = [
     Home {
         place: "above the first [section] of the file",
         keys: &[
@@ -49,8 +49,9 @@ const HOMES: [Home; 4] = [
     },
     Home {
         place: "in [limits]",
-        keys: &["connections", "connections-per-source", "request-timeout"],
+        keys: &["connections", "connections-per-source", "source-prefix", "request-timeout"],
     },
+    Home { place: "in [limits.source-prefix]", keys: &["ipv4", "ipv6"] },
     Home { place: "in [log]", keys: &["level", "requests"] },
     Home { place: "in [metrics]", keys: &["listen"] },
 ];
@@ -129,9 +130,27 @@ fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
         faults,
         number(1, MAX_CONNECTIONS),
     );
+    section.read("source-prefix", &mut limits.source_prefix, faults, source_prefix);
     section.read("request-timeout", &mut limits.request_timeout, faults, timeout);
     section.finish(&HOMES, faults);
     Some(limits)
+}
+
+fn source_prefix(value: &Value<'_>, faults: &mut Faults) -> Option<SourcePrefix> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, such as { ipv4 = 32, ipv6 = 64 }", value);
+        return None;
+    };
+    let mut prefix = SourcePrefix::default();
+    let mut section = Section::new("[limits.source-prefix]", table);
+    section.read("ipv4", &mut prefix.ipv4, faults, prefix_up_to(32));
+    section.read("ipv6", &mut prefix.ipv6, faults, prefix_up_to(128));
+    section.finish(&HOMES, faults);
+    Some(prefix)
+}
+
+fn prefix_up_to(most: u8) -> impl FnOnce(&Value<'_>, &mut Faults) -> Option<u8> {
+    move |value, faults| number(1, most.into())(value, faults)?.try_into().ok()
 }
 
 fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {

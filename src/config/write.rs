@@ -6,6 +6,7 @@ use super::{Configuration, Settings, main_file};
 use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::printable::is_printable;
+use crate::server::limits::SourcePrefix;
 
 impl Configuration {
     /// The configuration as one TOML file that loads to the same settings and policy. Comments
@@ -59,6 +60,8 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     let limits = &settings.limits;
     writeln!(f, "\n[limits]\nconnections = {}", limits.connections)?;
     writeln!(f, "connections-per-source = {}", limits.connections_per_source)?;
+    let SourcePrefix { ipv4, ipv6 } = limits.source_prefix;
+    writeln!(f, "source-prefix = {{ ipv4 = {ipv4}, ipv6 = {ipv6} }}")?;
     writeln!(f, "request-timeout = \"{}\"", Written(limits.request_timeout))?;
     let level = main_file::LOG_LEVELS
         .into_iter()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::exchange::{Ending, Outcome};
-use super::limits::Eviction;
+use super::limits::{Eviction, Source};
 use super::listener::AcceptFailure;
 
 /// Lines a second for connections that were closed, at debug level.
@@ -73,10 +73,10 @@ impl Incidents {
         }
     }
 
-    /// A connection from `peer` makes room for another; `open` are unfinished, itself included.
+    /// A connection from `source` makes room for another; `open` are unfinished, itself included.
     pub(super) fn made_room(
         &mut self,
-        peer: SocketAddr,
+        source: Source,
         eviction: Eviction,
         open: usize,
         now: Instant,
@@ -93,9 +93,8 @@ impl Incidents {
             Eviction::Source => {
                 if self.source_limits.begins(now) {
                     warn!(
-                        "{} has limits.connections-per-source unfinished connections: its oldest \
-                         make room for new ones",
-                        peer.ip().to_canonical()
+                        "{source} has limits.connections-per-source unfinished connections: its \
+                         oldest make room for new ones"
                     );
                 }
             }

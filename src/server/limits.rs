@@ -9,18 +9,22 @@
 //! were different times. With that number fixed, all operations take constant time.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+
+use crate::network::Network;
 
 /// What all clients together, and each source, may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Unfinished connections in all; at least 1.
     pub connections: usize,
-    /// Unfinished connections per IPv4 address or IPv6 /64; at least 1.
+    /// Unfinished connections of one source; at least 1.
     pub connections_per_source: usize,
+    /// Which addresses are one source.
+    pub source_prefix: SourcePrefix,
     /// The deadline of a whole exchange, counted from accept.
     pub request_timeout: Duration,
 }
@@ -30,30 +34,37 @@ impl Default for Limits {
         Self {
             connections: 4096,
             connections_per_source: 32,
+            source_prefix: SourcePrefix::default(),
             request_timeout: Duration::from_secs(5),
         }
     }
 }
 
-/// Who a connection is counted against: an IPv4 address, or an IPv6 /64, of which an attacker has
-/// as many addresses as he likes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// One IPv4 address, also when it came through an IPv6 socket.
-    V4(Ipv4Addr),
-    /// The upper 64 bits of an IPv6 address.
-    V6([u16; 4]),
+/// Who a connection is counted against: a client, as far as its address tells.
+pub type Source = Network;
+
+/// How many bits the addresses of one source share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourcePrefix {
+    /// Of IPv4 addresses, at most 32.
+    pub ipv4: u8,
+    /// Of IPv6 addresses, at most 128.
+    pub ipv6: u8,
 }
 
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
-            }
-        }
+impl Default for SourcePrefix {
+    /// One IPv4 address, and an IPv6 /64: of that, an attacker has as many addresses as he likes.
+    fn default() -> Self {
+        Self { ipv4: 32, ipv6: 64 }
+    }
+}
+
+impl SourcePrefix {
+    /// The source that `address` belongs to.
+    #[must_use]
+    pub fn source_of(self, address: IpAddr) -> Source {
+        let address = address.to_canonical();
+        Network::around(address, if address.is_ipv4() { self.ipv4 } else { self.ipv6 })
     }
 }
 
@@ -394,15 +405,37 @@ mod tests {
     use std::time::Duration;
 
     fn source(number: u8) -> Source {
-        Source::V4(Ipv4Addr::new(127, 0, 1, number))
+        SourcePrefix::default().source_of(IpAddr::from([127, 0, 1, number]))
     }
 
     #[test]
-    fn ipv6_sources_count_per_64_and_mapped_addresses_as_ipv4() {
-        let of = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    fn a_source_is_an_ipv4_address_or_an_ipv6_64_unless_told_otherwise() {
+        let source = |prefix: SourcePrefix, text: &str| prefix.source_of(text.parse().unwrap());
+        let by_default = |text| source(SourcePrefix::default(), text);
+        assert_eq!(by_default("2001:db8:1:2::1"), by_default("2001:db8:1:2:ffff::9"));
+        assert_ne!(by_default("2001:db8:1:2::1"), by_default("2001:db8:1:3::1"));
+        assert_ne!(by_default("192.0.2.1"), by_default("192.0.2.2"));
+        assert_eq!(by_default("::ffff:192.0.2.1"), by_default("192.0.2.1"));
+        let wide = |text| source(SourcePrefix { ipv4: 24, ipv6: 48 }, text);
+        assert_eq!(wide("192.0.2.1"), wide("::ffff:192.0.2.200"));
+        assert_ne!(wide("192.0.2.1"), wide("192.0.3.1"));
+        assert_eq!(wide("2001:db8:1:2::1"), wide("2001:db8:1:3::1"));
+    }
+
+    #[test]
+    fn a_connection_stays_with_the_source_that_it_came_with() {
+        let now = Instant::now();
+        let address: IpAddr = "192.0.2.0".parse().unwrap();
+        let of = |ipv4| SourcePrefix { ipv4, ..SourcePrefix::default() }.source_of(address);
+        let mut connections = Connections::new(10, 1);
+        let key = connections.insert(of(32), now, now, "counted by its address");
+        // As after a reload that widened the prefix.
+        assert_eq!(connections.make_room(of(24)), None);
+        connections.insert(of(24), now, now, "counted by its network");
+        assert_eq!(connections.remove(key), Some("counted by its address"));
+        assert_eq!(connections.make_room(of(32)), None);
+        let made_room = ("counted by its network", Eviction::Source);
+        assert_eq!(connections.make_room(of(24)), Some(made_room));
     }
 
     #[test]

@@ -416,7 +416,7 @@ impl Server {
     /// Puts a connection among the unfinished ones, where others may have to make room for it.
     fn keep(&mut self, connection: Connection, since: Instant, interest: Interest) {
         let (purpose, now) = (connection.purpose(), connection.accepted);
-        let source = Source::from(connection.peer.ip());
+        let source = self.source_of(&connection);
         while let Some((evicted, eviction)) = self.unfinished(purpose).make_room(source) {
             self.evict(evicted, eviction, now);
         }
@@ -426,6 +426,11 @@ impl Server {
         }
         let key = self.unfinished(purpose).insert(source, since, deadline, connection);
         self.watch(purpose, key, interest);
+    }
+
+    /// Who a connection that comes now is counted against.
+    fn source_of(&self, connection: &Connection) -> Source {
+        self.service.limits.source_prefix.source_of(connection.peer.ip())
     }
 
     /// Has the poll say when a connection can go on; gives it up if the poll refuses.
@@ -478,7 +483,8 @@ impl Server {
         };
         if connection.purpose() == Purpose::Policy {
             let open = self.players.len() + 1;
-            self.incidents.made_room(connection.peer, eviction, open, now);
+            let source = self.source_of(&connection);
+            self.incidents.made_room(source, eviction, open, now);
         }
         self.end(connection, outcome);
     }

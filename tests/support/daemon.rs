@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 use super::load::REQUEST;
 use super::network::{address_of, listen};
@@ -632,6 +632,18 @@ pub(crate) fn dial(address: SocketAddr) -> TcpStream {
     stream.set_read_timeout(Some(SOON)).expect("a read timeout");
     stream.set_nodelay(true).expect("TCP_NODELAY");
     stream
+}
+
+/// As [`dial`], from this address.
+#[track_caller]
+pub(crate) fn dial_from(source: IpAddr, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+    socket
+        .bind(&SocketAddr::new(source, 0).into())
+        .and_then(|()| socket.connect_timeout(&address.into(), SOON))
+        .unwrap_or_else(|error| panic!("connecting to {address} from {source}: {error}"));
+    socket.set_read_timeout(Some(SOON)).expect("a read timeout");
+    socket.into()
 }
 
 /// Everything up to an orderly end of the stream.

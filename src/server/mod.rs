@@ -11,6 +11,7 @@ pub mod limits;
 mod listener;
 mod manager;
 pub mod metrics;
+pub mod preamble;
 mod scrape;
 mod signals;
 

@@ -94,6 +94,8 @@ pub struct Connections<T> {
     runs: Vec<Run>,
     sources: HashMap<Source, Ends>,
     capacity: usize,
+    /// So many there were when the system had nothing left for another.
+    most_at_present: Option<usize>,
     per_source: usize,
 }
 
@@ -195,6 +197,7 @@ impl<T> Connections<T> {
             runs: Vec::new(),
             sources: HashMap::new(),
             capacity: 1,
+            most_at_present: None,
             per_source: 1,
         };
         connections.set_limits(capacity, per_source);
@@ -235,11 +238,17 @@ impl<T> Connections<T> {
     /// its [`GRACE`]; `None` is not at all.
     #[must_use]
     pub fn crowded_until(&self, now: Instant) -> Option<Instant> {
-        if self.len() < self.capacity {
+        if self.len() < self.most_at_present.unwrap_or(self.capacity).min(self.capacity) {
             return None;
         }
         let oldest = self.entries.get(self.arrivals.oldest as usize)?;
         Some(oldest.since + GRACE).filter(|end| *end > now)
+    }
+
+    /// Takes note that the system has no descriptor or memory for another connection: until it is
+    /// seen to have, there are as many places as there are connections now.
+    pub fn fill(&mut self) {
+        self.most_at_present = Some(self.len());
     }
 
     /// Adds a connection of which the server knows `since` then, and returns its key.
@@ -269,6 +278,7 @@ impl<T> Connections<T> {
         append(&mut self.entries, &mut self.runs[run].ends, in_run, link);
         let ends = self.sources.entry(source).or_insert(Ends::EMPTY);
         append(&mut self.entries, ends, among_source, link);
+        self.most_at_present = self.most_at_present.filter(|most| *most >= self.len());
         key
     }
 
@@ -302,6 +312,9 @@ impl<T> Connections<T> {
             if ends.count == 0 {
                 self.sources.remove(&entry.source);
             }
+        }
+        if self.is_empty() {
+            self.most_at_present = None;
         }
         if self.is_empty() && self.entries.capacity() > KEPT_CAPACITY {
             // A flood has passed: its memory goes back.
@@ -347,6 +360,14 @@ pub struct Backlog {
     pub most: u32,
 }
 
+impl Backlog {
+    /// Whether it is so full that nobody in it may be left waiting: it must never be full.
+    #[must_use]
+    pub fn is_pressing(self) -> bool {
+        self.waiting > self.most / 2
+    }
+}
+
 /// The connections in one such queue, as far as it is known since when they have been there.
 ///
 /// Their time passes while they wait: a request that comes meanwhile is there when its connection
@@ -383,12 +404,12 @@ impl Newcomers {
     /// [crowded](Connections::crowded_until). The queue never fills because of that: once it is
     /// half full, nobody waits.
     pub fn turn(&mut self, crowded_until: Option<Instant>, queue: Backlog, now: Instant) -> Turn {
-        let Backlog { waiting, most } = queue;
+        let waiting = queue.waiting;
         let seen = match self.seen {
             Some(Seen { since, count }) => Seen { since, count: count.min(waiting) },
             None => Seen { since: now, count: waiting },
         };
-        if let Some(until) = crowded_until.filter(|_| waiting <= most / 2) {
+        if let Some(until) = crowded_until.filter(|_| !queue.is_pressing()) {
             self.seen = Some(seen);
             return Turn::Later { until };
         }
@@ -450,6 +471,27 @@ mod tests {
         connections.insert(source(2), now, now, "b3");
         assert_eq!(connections.make_room(source(3)), Some(("a1", Eviction::Total)));
         assert_eq!(connections.make_room(source(3)), None);
+    }
+
+    #[test]
+    fn without_descriptors_there_are_as_many_places_as_connections() {
+        let now = Instant::now();
+        let mut connections = Connections::new(10, 10);
+        let keys = [1, 2].map(|number| connections.insert(source(number), now, now, number));
+        assert_eq!(connections.crowded_until(now), None);
+        connections.fill();
+        assert_eq!(connections.crowded_until(now), Some(now + GRACE));
+        assert_eq!(connections.crowded_until(now + GRACE), None, "the oldest has had its time");
+        connections.remove(keys[0]);
+        assert_eq!(connections.crowded_until(now), None, "a descriptor is free");
+        connections.insert(source(3), now, now, 3);
+        assert_eq!(connections.crowded_until(now), Some(now + GRACE));
+        connections.insert(source(4), now, now, 4);
+        assert_eq!(connections.crowded_until(now), None, "there are more descriptors after all");
+        connections.fill();
+        while connections.remove_oldest().is_some() {}
+        connections.insert(source(5), now, now, 5);
+        assert_eq!(connections.crowded_until(now), None, "all that was held is free again");
     }
 
     #[test]

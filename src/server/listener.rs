@@ -92,8 +92,9 @@ pub(super) struct AcceptFailure {
 /// What helps where a connection could not be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// The descriptors or the memory are used up: another connection has to be closed. Where
-    /// there is none, [`Listener::pause`].
+    /// The descriptors or the memory are used up: another connection has to be closed, at once or
+    /// once it has had its time, which [`Listener::may_wait`] decides. Where there is none,
+    /// [`Listener::pause`].
     MakeRoom,
     /// The listener pauses.
     Pause,
@@ -208,13 +209,13 @@ impl Listener {
     }
 
     fn failed(&mut self, error: io::Error, now: Instant) -> AcceptFailure {
-        // Whether the one that failed still counts is not known.
-        self.queue = Queue::Untold;
         self.failures += 1;
         let out_of_resources = matches!(
             Errno::from_raw(error.raw_os_error().unwrap_or(0)),
             Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM
         );
+        // Whether a connection that failed by itself still counts is not known.
+        self.queue = if out_of_resources { Queue::Unknown } else { Queue::Untold };
         let remedy = if out_of_resources && self.failures == 1 {
             Remedy::MakeRoom
         } else if out_of_resources || self.failures >= ACCEPT_FAILURES {
@@ -225,6 +226,16 @@ impl Listener {
             Remedy::Nothing
         };
         AcceptFailure { error, remedy }
+    }
+
+    /// Whether those in the queue can be left there until one of the others has had its time, after
+    /// the system had nothing left for the first of them.
+    pub(super) fn may_wait(&mut self) -> bool {
+        let may_wait = backlog(&self.socket).is_some_and(|queue| !queue.is_pressing());
+        if may_wait {
+            self.failures = 0;
+        }
+        may_wait
     }
 
     /// Accepts nobody for a while.

@@ -376,11 +376,8 @@ impl Server {
                 Admission::Failed(failure) => {
                     self.counters.accept_errors += 1;
                     self.incidents.accept_failed(listener.address, &failure, now);
-                    // A scrape takes no player's place.
-                    let may_make_room = listener.purpose == Purpose::Policy;
-                    let wants_room = failure.remedy == Remedy::MakeRoom;
-                    if wants_room && !(may_make_room && self.make_room(now)) {
-                        self.listeners[index].pause(now);
+                    if failure.remedy == Remedy::MakeRoom {
+                        self.relieve(index, now);
                     }
                 }
             }
@@ -388,15 +385,24 @@ impl Server {
         accepted
     }
 
-    /// Closes the oldest connection, where there is one. The newcomer may well have sent a whole
-    /// request; the oldest has had its chance.
-    fn make_room(&mut self, now: Instant) -> bool {
-        let oldest = self.players.remove_oldest();
-        let found = oldest.is_some();
-        if let Some(oldest) = oldest {
-            self.evict(oldest, Eviction::Total, now);
+    /// Does what can be done for a listener that found no descriptor or memory for a connection.
+    ///
+    /// The oldest connection makes room once it has had its time, as where all places are taken.
+    /// A scrape takes no player's place.
+    fn relieve(&mut self, index: usize, now: Instant) {
+        let listener = &mut self.listeners[index];
+        if listener.purpose == Purpose::Metrics {
+            return listener.pause(now);
         }
-        found
+        self.players.fill();
+        let is_crowded = self.stopping.is_none() && self.players.crowded_until(now).is_some();
+        if is_crowded && listener.may_wait() {
+            return;
+        }
+        match self.players.remove_oldest() {
+            Some(oldest) => self.evict(oldest, Eviction::Total, now),
+            None => listener.pause(now),
+        }
     }
 
     /// Answers a new connection at once where its request is there already, else keeps it.

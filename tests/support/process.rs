@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User};
 
-use super::{Directory, find_program, skip};
+use super::{Directory, SERVICE_USER, find_program, is_root, skip};
 
 /// /proc/PID/status, by name.
 #[derive(Debug)]
@@ -79,6 +80,18 @@ pub(crate) fn cpu_time(pid: Pid) -> Duration {
 /// How many descriptors a process has open; root or the process's own user only.
 pub(crate) fn open_descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("permission to look").count()
+}
+
+/// Changes how many descriptors a running process may have, by the name of its user: root may do so
+/// only with a capability that containers lack. Says `false` where that cannot be done.
+pub(crate) fn limit_descriptors(pid: Pid, limit: usize) -> bool {
+    let user = User::from_name(SERVICE_USER).expect("the user database").expect("the user");
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={limit}:")]);
+    if is_root() {
+        prlimit.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    prlimit.status().is_ok_and(|status| status.success())
 }
 
 /// Files of /proc/PID belong to root when the process is not dumpable, and to its user otherwise.

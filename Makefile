@@ -7,6 +7,7 @@
 #   sudo make check-packages  install the packages in a booted container
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
 #   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
+#   sudo make soak          everything at once, at random, for SOAK_MINUTES, 10 unless told otherwise
 #   make dist               the source with its crates, a bill of materials, and sums, in target/dist
 #   sudo make install       what was built, with units, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
@@ -31,7 +32,7 @@ INSTALL = install
 
 FUZZ_SECONDS = 600
 
-.PHONY: all build run check bench fuzz install uninstall clean
+.PHONY: all build run check bench fuzz soak install uninstall clean
 .PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
@@ -83,6 +84,10 @@ bench:
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+soak:
+	@scripts/prepare check
+	$(CARGO) test --release --locked --test soak -- --include-ignored --nocapture
 
 install:
 	@test -x $(BINARY) || { echo "$(BINARY) is not built yet: run 'make build' first" >&2; exit 1; }

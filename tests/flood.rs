@@ -135,7 +135,12 @@ fn half_requests_from_200_addresses_cost_no_one_an_answer_little_latency_and_lit
         let mark = daemon.log.mark();
         let held = hold(daemon.address(), flood, ATTACKERS, &REQUEST[..10]);
         assert_eq!(daemon.ask(), document(RULES));
-        assert_eq!(counter(&daemon, "open"), flood as u64, "all of the flood is held open");
+        // On a busy machine the queue was full for a while, and some try again after a second.
+        let began = Instant::now();
+        while counter(&daemon, "open") != flood as u64 {
+            assert!(began.elapsed() < SOON, "{} of {flood} are open", counter(&daemon, "open"));
+            thread::sleep(Duration::from_millis(500));
+        }
         let mut flooded: Vec<Duration> = (0..ROUNDS).map(run).collect();
         assert_eq!(counter(&daemon, "open"), flood as u64, "it was held open throughout");
         let grown = daemon.status().resident_kib().saturating_sub(before);

@@ -107,6 +107,8 @@ pub struct Bound {
 pub enum Warning {
     /// The host has no IPv6, so this wildcard address was skipped.
     NoIpv6(SocketAddr),
+    /// No interface has the address. It is served once one has.
+    Absent(SocketAddr),
     /// The socket unit handed over an IPv6 socket that takes IPv4 connections too.
     DualStack(SocketAddr),
     /// A socket in the descriptor store is of no use.
@@ -122,6 +124,10 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoIpv6(address) => write!(f, "skipped {address}: this host has no IPv6"),
+            Self::Absent(address) => write!(
+                f,
+                "no interface of this host has the address of {address} yet: it is served once one has"
+            ),
             Self::DualStack(address) => write!(
                 f,
                 "{address} from the socket unit takes IPv4 connections too: \
@@ -207,19 +213,37 @@ fn take_listener(
     Ok((socket, address))
 }
 
+/// Whether to try again to bind an address whose port is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Now.
+    Try,
+    /// Not at all: that it is taken is the error.
+    GiveUp,
+}
+
 /// Provides a listening socket for each of `addresses`, which are all that the daemon listens
 /// on: the inherited one that is bound to it, or else a new one.
 ///
 /// The sockets of a socket unit must be exactly these: the unit may live in a private network,
 /// where binding would work and nobody could connect. A socket of the descriptor store that
-/// meets no address is closed. An IPv6 wildcard is skipped on a host without IPv6.
+/// meets no address is closed. An IPv6 wildcard is skipped on a host without IPv6. An address that no
+/// interface has is bound all the same, since it may come: it belongs to an interface that is slow
+/// to start, or moves from host to host.
 ///
 /// `holders` names whoever has the port of an address; it is asked only about one that is taken.
+/// `wait` is then told the error, and returns when it is time to try again.
 pub fn bind(
     addresses: &[SocketAddr],
     inherited: Inherited,
     holders: &dyn Fn(SocketAddr) -> Vec<String>,
+    wait: &mut dyn FnMut(&BindError) -> Again,
 ) -> Result<Bound, BindError> {
+    let refused = |address, reason: io::Error| {
+        let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
+        let holders = if is_taken { holders(address) } else { Vec::new() };
+        BindError::Bind { address, reason, holders }
+    };
     let plan = plan(addresses, inherited.offers, &host_has_ipv6)?;
     let mut bound =
         Bound { sockets: vec![], warnings: vec![], to_remove_from_store: plan.unused_in_store };
@@ -233,7 +257,13 @@ pub fn bind(
     for (address, source) in plan.sources {
         let (socket, origin) = match source {
             Source::Adopt(socket, origin) => (socket, origin),
-            Source::Bind => (bind_one(address, holders)?, Origin::Bound),
+            Source::Bind => {
+                let (socket, presence) = bind_one(address, &refused, wait)?;
+                if presence == Presence::Absent {
+                    bound.warnings.push(Warning::Absent(address));
+                }
+                (socket, Origin::Bound)
+            }
             Source::Skip => {
                 bound.warnings.push(Warning::NoIpv6(address));
                 continue;
@@ -246,6 +276,14 @@ pub fn bind(
     }
     if bound.sockets.is_empty() && !addresses.is_empty() {
         return Err(BindError::NoAddress);
+    }
+    // Not before all are bound: whoever connected would wait in the queue while another port is taken.
+    for ListeningSocket { socket, address, origin } in &bound.sockets {
+        if *origin == Origin::Bound {
+            // As long as the kernel allows, which caps it at net.core.somaxconn.
+            let listening = SockRef::from(socket).listen(i32::MAX);
+            listening.map_err(|reason| refused(*address, reason))?;
+        }
     }
     Ok(bound)
 }
@@ -358,16 +396,31 @@ fn takes_ipv4_too(socket: &TcpListener, address: SocketAddr) -> bool {
 
 fn bind_one(
     address: SocketAddr,
-    holders: &dyn Fn(SocketAddr) -> Vec<String>,
-) -> Result<TcpListener, BindError> {
-    listening_socket(address).map_err(|reason| {
+    refused: &dyn Fn(SocketAddr, io::Error) -> BindError,
+    wait: &mut dyn FnMut(&BindError) -> Again,
+) -> Result<(TcpListener, Presence), BindError> {
+    loop {
+        let reason = match bound_socket(address) {
+            Ok(bound) => return Ok(bound),
+            Err(reason) => reason,
+        };
         let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
-        let holders = if is_taken { holders(address) } else { Vec::new() };
-        BindError::Bind { address, reason, holders }
-    })
+        let error = refused(address, reason);
+        if !is_taken || wait(&error) == Again::GiveUp {
+            return Err(error);
+        }
+    }
 }
 
-fn listening_socket(address: SocketAddr) -> io::Result<TcpListener> {
+/// Whether an interface has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Present,
+    Absent,
+}
+
+/// A socket that does not listen yet.
+fn bound_socket(address: SocketAddr) -> io::Result<(TcpListener, Presence)> {
     // New sockets of this crate are closed on exec.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -376,10 +429,19 @@ fn listening_socket(address: SocketAddr) -> io::Result<TcpListener> {
     // On Linux this takes no port from a listener; it only disregards connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    // As long as the kernel allows, which caps it at net.core.somaxconn.
-    socket.listen(i32::MAX)?;
-    Ok(socket.into())
+    let presence = match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let freed = match address {
+                SocketAddr::V4(_) => socket.set_freebind_v4(true),
+                SocketAddr::V6(_) => socket.set_freebind_v6(true),
+            };
+            freed.map_err(|_| error)?;
+            socket.bind(&address.into())?;
+            Presence::Absent
+        }
+        bound => bound.map(|()| Presence::Present)?,
+    };
+    Ok((socket.into(), presence))
 }
 
 /// `TCP_DEFER_ACCEPT`, which no crate in use has; seconds.
@@ -580,13 +642,21 @@ mod tests {
         plan.sources.into_iter().map(|(_, source)| source).collect()
     }
 
-    fn nobody(_: SocketAddr) -> Vec<String> {
-        unreachable!("holders are asked for only where a port is taken")
+    /// Binds where no port is taken.
+    fn bind_free(addresses: &[SocketAddr], inherited: Inherited) -> Result<Bound, BindError> {
+        let nobody = |_| unreachable!("holders are asked for only where a port is taken");
+        let mut never = |_: &BindError| unreachable!("only a port that is taken is waited for");
+        bind(addresses, inherited, &nobody, &mut never)
+    }
+
+    fn listening_socket(address: SocketAddr) -> TcpListener {
+        let bound = bind_free(&[address], Inherited::default()).unwrap();
+        bound.sockets.into_iter().next().unwrap().socket
     }
 
     #[test]
     fn a_leftover_that_the_store_still_holds_is_not_in_the_way() {
-        let wildcard = listening_socket("0.0.0.0:0".parse().unwrap()).unwrap();
+        let wildcard = listening_socket("0.0.0.0:0".parse().unwrap());
         let kept_by_the_store = wildcard.try_clone().unwrap();
         let old = wildcard.local_addr().unwrap();
         let name = store_name(old);
@@ -599,7 +669,7 @@ mod tests {
             unusable_in_store: vec![],
         };
         let new = SocketAddr::from(([127, 0, 0, 1], old.port()));
-        let bound = bind(&[new], inherited, &nobody).unwrap();
+        let bound = bind_free(&[new], inherited).unwrap();
         assert_eq!(bound.sockets[0].origin, Origin::Bound);
         assert_eq!(bound.to_remove_from_store, [name]);
         drop(kept_by_the_store);
@@ -726,7 +796,7 @@ mod tests {
 
     #[test]
     fn a_bound_socket_listens_without_blocking() {
-        let bound = bind(&addresses(&["127.0.0.1:0"]), Inherited::default(), &nobody).unwrap();
+        let bound = bind_free(&addresses(&["127.0.0.1:0"]), Inherited::default()).unwrap();
         let [ListeningSocket { socket, origin, .. }] = &bound.sockets[..] else {
             panic!("one address, one socket: {bound:?}")
         };
@@ -745,7 +815,7 @@ mod tests {
             return;
         }
         let wildcard = "[::]:0".parse().unwrap();
-        assert!(!takes_ipv4_too(&listening_socket(wildcard).unwrap(), wildcard));
+        assert!(!takes_ipv4_too(&listening_socket(wildcard), wildcard));
         let systemd_default = TcpListener::bind(wildcard).unwrap();
         assert!(takes_ipv4_too(&systemd_default, wildcard));
     }
@@ -758,7 +828,8 @@ mod tests {
             assert_eq!(about, address);
             vec!["nginx (pid 12)".to_owned()]
         };
-        let error = bind(&[address], Inherited::default(), &asked).unwrap_err();
+        let mut give_up = |_: &BindError| Again::GiveUp;
+        let error = bind(&[address], Inherited::default(), &asked, &mut give_up).unwrap_err();
         assert!(!error.is_permission() && !error.is_configuration());
         assert_eq!(
             error.to_string(),
@@ -767,14 +838,47 @@ mod tests {
                  it: stop it, or take the address out of listen"
             )
         );
-        let error = bind(&[address], Inherited::default(), &|_| vec![]).unwrap_err();
+        let nobody_known = |_| vec![];
+        let error =
+            bind(&[address], Inherited::default(), &nobody_known, &mut give_up).unwrap_err();
         assert!(error.to_string().contains("ss -ltnp"), "{error}");
     }
 
     #[test]
-    fn an_address_of_another_host_is_refused() {
-        let error = bind(&addresses(&["192.0.2.1:0"]), Inherited::default(), &nobody).unwrap_err();
-        assert!(error.to_string().contains("no interface of this host has the address"), "{error}");
+    fn a_port_that_is_taken_is_tried_as_often_as_told_and_others_do_not_listen_meanwhile() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        let mut taken = Some(taken);
+        let mut tries = 0;
+        let mut wait = |error: &BindError| {
+            assert!(matches!(error, BindError::Bind { address: it, .. } if *it == address));
+            let refused = std::net::TcpStream::connect(other).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            tries += 1;
+            if tries == 3 {
+                taken = None;
+            }
+            Again::Try
+        };
+        let bound = bind(&[other, address], Inherited::default(), &|_| vec![], &mut wait).unwrap();
+        assert_eq!((bound.sockets.len(), tries), (2, 3));
+        std::net::TcpStream::connect(other).unwrap();
+        std::net::TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_no_interface_has_is_bound_with_a_warning() {
+        let absent = addresses(&["192.0.2.1:0"]);
+        let bound = bind_free(&absent, Inherited::default()).unwrap();
+        assert_eq!(bound.sockets[0].address, absent[0]);
+        let warnings: Vec<_> = bound.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            [
+                "no interface of this host has the address of 192.0.2.1:0 yet: it is served once one has"
+            ]
+        );
     }
 
     #[test]
@@ -812,14 +916,14 @@ mod tests {
     fn assert_skips_ipv6() {
         assert!(!host_has_ipv6());
         let both = addresses(&["127.0.0.1:0", "[::]:0"]);
-        let bound = bind(&both, Inherited::default(), &nobody).unwrap();
+        let bound = bind_free(&both, Inherited::default()).unwrap();
         assert_eq!(bound.sockets.len(), 1);
         let warnings: Vec<_> = bound.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings, ["skipped [::]:0: this host has no IPv6"]);
 
-        let error = bind(&both[1..], Inherited::default(), &nobody).unwrap_err();
+        let error = bind_free(&both[1..], Inherited::default()).unwrap_err();
         assert!(matches!(error, BindError::NoAddress), "{error}");
-        let error = bind(&addresses(&["[::1]:0"]), Inherited::default(), &nobody).unwrap_err();
+        let error = bind_free(&addresses(&["[::1]:0"]), Inherited::default()).unwrap_err();
         assert!(error.to_string().contains("this host has no IPv6"), "{error}");
     }
 
@@ -842,7 +946,7 @@ mod tests {
 
     #[test]
     fn accepting_can_wait_for_the_request() {
-        let bound = bind(&addresses(&["127.0.0.1:0"]), Inherited::default(), &nobody).unwrap();
+        let bound = bind_free(&addresses(&["127.0.0.1:0"]), Inherited::default()).unwrap();
         let socket = &bound.sockets[0].socket;
         defer_accept(socket).unwrap();
         let mut client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();

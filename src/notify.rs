@@ -209,6 +209,12 @@ impl Notifier {
         }
     }
 
+    /// Asks for that much time to start, however long the service manager gives by itself; one line
+    /// about how it goes.
+    pub fn extend_start(&self, time: Duration, status: &str) {
+        self.insist(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS={status}", time.as_micros()), None);
+    }
+
     /// Hands a descriptor to the service manager, to be given back under `name` at the next
     /// start. Needs `FileDescriptorStoreMax=` in the unit; without it nothing is kept.
     ///
@@ -300,6 +306,8 @@ mod tests {
         assert!(second.strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
         assert!(notifier.send(&Message::Stopping("bye".into())));
         assert_eq!(received(&manager), "STOPPING=1\nSTATUS=bye");
+        notifier.extend_start(Duration::from_secs(90), "waiting");
+        assert_eq!(received(&manager), "EXTEND_TIMEOUT_USEC=90000000\nSTATUS=waiting");
         notifier.remove_from_store("listen-a");
         assert_eq!(received(&manager), "FDSTOREREMOVE=1\nFDNAME=listen-a");
         assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(1)));

@@ -8,12 +8,16 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{self, SysconfVar};
 
 /// Descriptors without which nobody could tell what is wrong: the standard streams, listening
@@ -137,6 +141,20 @@ pub fn hold_back_signals() -> Result<(), Unfit> {
     held_back.thread_set_mask().map_err(Unfit::Signals)
 }
 
+/// Waits for that long, or until the process is asked to end; returns whether it may go on. Where
+/// nothing holds the signals for that back, they end it at once.
+#[must_use]
+pub fn pause(time: Duration) -> bool {
+    let ending: SigSet = ENDING.into_iter().collect();
+    let Ok(signals) = SignalFd::with_flags(&ending, SfdFlags::SFD_CLOEXEC) else {
+        thread::sleep(time);
+        return true;
+    };
+    let mut asked = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    !poll(&mut asked, timeout).is_ok_and(|count| count > 0)
+}
+
 /// Keeps the memory of this process out of files, and out of the reach of other processes.
 pub fn forbid_dumps() -> Result<(), Unfit> {
     prctl::set_dumpable(false).map_err(Unfit::Dumps)?;
@@ -209,4 +227,21 @@ fn open_descriptors() -> Vec<RawFd> {
     }
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((RLIM_INFINITY, RLIM_INFINITY));
     (0..RawFd::try_from(limit.min(MOST_TRIED)).unwrap_or(RawFd::MAX)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in the first process of a container, which the kernel ends by no signal.
+    #[test]
+    fn a_pause_ends_with_a_signal_to_end_that_is_held_back() {
+        let held_back: SigSet = ENDING.into_iter().collect();
+        held_back.thread_block().expect("a mask");
+        assert!(pause(Duration::from_millis(1)), "nobody asks");
+        // To this thread.
+        nix::sys::signal::raise(Signal::SIGTERM).expect("a signal");
+        assert!(!pause(Duration::from_secs(600)));
+        assert_eq!(held_back.wait().expect("a signal"), Signal::SIGTERM, "it is left to others");
+    }
 }

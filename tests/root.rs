@@ -4,19 +4,23 @@
 mod support;
 
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use nix::unistd::{User, gettid};
 
 use support::daemon::{RULES, ask, document, document_of};
 use support::network::{address_of, in_own_network, listen};
 use support::process::{Status, memory_file, preloaded};
-use support::{Daemon, SERVICE_USER, Setup, find_program, is_root, skip};
+use support::{Daemon, SERVICE_USER, SOON, Setup, find_program, is_root, skip};
 
 const POLICY_PORT: u16 = 843;
 const LOCAL: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, POLICY_PORT);
@@ -222,7 +226,69 @@ fn the_holder_of_a_taken_port_is_named() {
     let address = address_of(&holder);
     let own_id = std::process::id().to_string();
     let words = [&*address.to_string(), "Address already in use", &own_id];
-    assert_gives_up(Setup::bound(&[address]), 71, &words);
+    // Whoever starts it by hand does not wait.
+    assert_gives_up(Setup::bound(&[address]).environment("NOTIFY_SOCKET", ""), 71, &words);
+}
+
+#[test]
+fn started_by_a_service_manager_it_waits_for_a_port_that_is_taken_and_says_so_once() {
+    let holder = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let address = address_of(&holder);
+    let free = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), address.port()));
+    let mut daemon = Setup::bound(&[free, address]).spawn();
+    daemon.wait_for_state("EXTEND_TIMEOUT_USEC=90000000");
+    let status = daemon.wait_for_status("waiting: ");
+    assert!(status.contains(&format!("cannot bind {address}: Address already in use")), "{status}");
+    let refused = TcpStream::connect(free).expect_err("a daemon that waits takes no client");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    // The second attempt, which nothing tells of, fails as well.
+    thread::sleep(Duration::from_millis(1500));
+    drop(holder);
+    daemon.wait_for_state("READY=1");
+    daemon.log.wait_for("no port is taken any more, after ");
+    assert_eq!(ask(address), document(RULES));
+    assert_eq!(ask(free), document(RULES));
+    let log = daemon.log.everything();
+    assert_eq!(log.matches("already in use").count(), 1, "{log}");
+}
+
+#[test]
+fn sigterm_ends_the_wait_for_a_port_that_is_taken() {
+    let holder = listen((Ipv4Addr::LOCALHOST, 0).into());
+    let mut daemon = Setup::bound(&[address_of(&holder)]).spawn();
+    daemon.wait_for_status("waiting: ");
+    assert_eq!(daemon.terminate().signal(), Some(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn an_address_that_comes_later_is_served_then_and_the_others_before() {
+    let test = "an_address_that_comes_later_is_served_then_and_the_others_before";
+    in_own_network(test, || {
+        // For tests of IPv6 the network lets any address be bound.
+        let _ = fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "0");
+        let later: [SocketAddr; 2] =
+            ["192.0.2.1:843", "[2001:db8::1]:843"].map(|text| text.parse().expect("an address"));
+        let daemon = Setup::bound(&[LOCAL.into(), later[0], later[1]]).start();
+        assert_eq!(ask(LOCAL.into()), document_of(POLICY_PORT, RULES));
+        let (ipv4, ipv6) = ("192.0.2.1/32 dev lo", "2001:db8::1/128 dev lo nodad");
+        for (address, what) in [(later[0], ipv4), (later[1], ipv6)] {
+            let warning = daemon.log.wait_for(&format!("the address of {address} yet"));
+            assert!(warning.contains(" warn: "), "{warning}");
+            TcpStream::connect(address).expect_err("nobody has the address");
+            let added = Command::new("ip")
+                .args(["address", "add"])
+                .args(what.split(' '))
+                .status()
+                .expect("starting ip");
+            assert!(added.success(), "adding {what}: {added}");
+            // The kernel makes the route for an IPv6 address a little later.
+            let deadline = Instant::now() + SOON;
+            while TcpStream::connect(address).is_err() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(ask(address), document_of(POLICY_PORT, RULES), "{address}");
+        }
+    });
 }
 
 #[test]

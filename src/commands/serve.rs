@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::slice;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, warn};
 
@@ -18,7 +19,7 @@ use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
-use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, Origin};
+use crate::listen::{self, Again, BindError, Bound, Inherited, ListeningSocket, Origin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
@@ -32,6 +33,20 @@ const SPARE_DESCRIPTORS: usize = 16;
 
 /// How long the end waits for the log to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The pauses after which a port that is taken is tried again: a minute in all. It is shorter than
+/// the time that service managers give to a start, and a restart by hand does not hang for long.
+const PAUSES: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+    Duration::from_secs(29),
+];
+
+/// What a start may take beside that.
+const REST_OF_THE_START: Duration = Duration::from_secs(30);
 
 /// Problems of a configuration that are logged one by one.
 const MOST_PROBLEMS: usize = 100;
@@ -76,8 +91,8 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
             .or_else(|| privileges::started_as_root().then(|| Account::from(&identity))),
         absent: settings.policy_dirs.iter().filter(|dir| !dir.exists()).cloned().collect(),
     };
-    let bound = bind(&settings)?;
     let notifier = notifier()?;
+    let bound = bind(&settings, &notifier)?;
     exchange_with_store(&notifier, &bound);
     let listening = take_up(bound, &settings, &notifier);
     let scrapes = settings.metrics_listen.map_or(0, |_| server::SCRAPES);
@@ -152,7 +167,7 @@ fn resolve(configuration: &Configuration) -> Result<Identity, UserError> {
     Ok(resolved.identity)
 }
 
-fn bind(settings: &Settings) -> Result<Bound, BindError> {
+fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
     let holders = |address| {
         inventory::holders(address)
             .into_iter()
@@ -162,7 +177,10 @@ fn bind(settings: &Settings) -> Result<Bound, BindError> {
     };
     let addresses: Vec<_> =
         settings.listen.iter().copied().chain(settings.metrics_listen).collect();
-    let bound = listen::bind(&addresses, Inherited::from_env()?, &holders)?;
+    let mut patience = Patience::new(notifier);
+    let mut wait = |taken: &BindError| patience.wait(taken);
+    let bound = listen::bind(&addresses, Inherited::from_env()?, &holders, &mut wait)?;
+    patience.end();
     for warning in &bound.warnings {
         warn!("{warning}");
     }
@@ -171,6 +189,43 @@ fn bind(settings: &Settings) -> Result<Bound, BindError> {
         return Err(BindError::NoAddress);
     }
     Ok(bound)
+}
+
+/// Waits for a port that is taken, as by the server that this daemon is to replace, where a service
+/// manager would start it again anyway. Whoever starts it by hand is told at once.
+struct Patience<'a> {
+    notifier: &'a Notifier,
+    pauses: slice::Iter<'static, Duration>,
+    since: Instant,
+    /// What was said last of a port that is taken.
+    said: String,
+}
+
+impl<'a> Patience<'a> {
+    fn new(notifier: &'a Notifier) -> Self {
+        Self { notifier, pauses: PAUSES.iter(), since: Instant::now(), said: String::new() }
+    }
+
+    fn wait(&mut self, taken: &BindError) -> Again {
+        let left = self.pauses.as_slice().iter().sum::<Duration>();
+        let Some(pause) = self.pauses.next().filter(|_| self.notifier.is_connected()) else {
+            return Again::GiveUp;
+        };
+        let words = taken.to_string();
+        if words != self.said {
+            warn!("{words}; trying again for {} s", left.as_secs());
+            self.notifier.extend_start(left + REST_OF_THE_START, &format!("waiting: {words}"));
+            self.said = words;
+        }
+        if process::pause(*pause) { Again::Try } else { Again::GiveUp }
+    }
+
+    /// Says that the wait is over, if there was one.
+    fn end(&self) {
+        if !self.said.is_empty() {
+            info!("no port is taken any more, after {:.0} s", self.since.elapsed().as_secs_f64());
+        }
+    }
 }
 
 fn notifier() -> Result<Notifier, NotifyError> {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use masterpolicyd::config::trust::Trusted;
-use masterpolicyd::config::{self, Configuration, Settings, Trust};
+use masterpolicyd::config::{self, Configuration, Place, PlacedRule, Settings, Spot, Trust};
 use masterpolicyd::document::{self, Documents, FlawKind, Parsed, PortRanges};
 use masterpolicyd::policy::{MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 use nix::time::{ClockId, clock_gettime};
@@ -64,6 +64,10 @@ fn policy_of(parsed: Parsed) -> Policy {
     }
 }
 
+fn placed(rule: Rule) -> PlacedRule {
+    PlacedRule { rule, spot: Spot { place: Place::start_of("a\nb".as_ref()), excerpt: None } }
+}
+
 proptest! {
     #[test]
     fn a_policy_written_and_read_is_the_same_policy(policy in policies()) {
@@ -94,9 +98,8 @@ proptest! {
                 user: Some("q\"u\\o\u{7f}te\n".to_owned()),
                 ..Settings::default()
             },
-            places: vec![config::Place::start_of("a\nb".as_ref()); policy.rules.len()],
             documents: Documents::encode(&policy, PortRanges::AsWritten).unwrap(),
-            policy,
+            rules: policy.rules.iter().cloned().map(placed).collect(),
             warnings: Vec::new(),
             files: Vec::new(),
             masked: Vec::new(),
@@ -108,7 +111,7 @@ proptest! {
         let path = scratch.file("masterpolicyd.toml", configuration.to_toml());
         let trust = Trust { find: &|_, _| Ok(None), ..Trust::of_this_process() };
         let loaded = config::load(&path, &trust).unwrap();
-        prop_assert_eq!(loaded.policy, configuration.policy);
+        prop_assert_eq!(loaded.policy(), policy);
         prop_assert_eq!(loaded.settings, configuration.settings);
         prop_assert_eq!(loaded.documents, configuration.documents);
     }

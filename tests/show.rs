@@ -47,8 +47,8 @@ fn the_policy_shown_is_the_document_without_its_nul() {
         );
         let parsed = document::parse(&shown);
         assert!(!parsed.has_error(), "{}: {:?}", folder.display(), parsed.flaws);
-        assert_eq!(parsed.meta_policy, Some(configuration.policy.meta_policy));
-        assert_eq!(parsed.rules.len(), configuration.policy.rules.len());
+        assert_eq!(parsed.meta_policy, Some(configuration.settings.meta_policy));
+        assert_eq!(parsed.rules.len(), configuration.rules.len());
     }
 }
 
@@ -61,7 +61,7 @@ fn the_configuration_shown_loads_again_to_the_same() {
         let shown = scratch.run(&["show", "config"]).stdout;
         fs::write(&path, &shown).unwrap();
         let second = config::load(&path, &Trust::of_this_process()).unwrap();
-        assert_eq!(second.policy, first.policy, "{}", folder.display());
+        assert_eq!(second.policy(), first.policy(), "{}", folder.display());
         assert_eq!(second.documents, first.documents);
         assert_eq!(second.files, [path]);
         let mut settings = first.settings;

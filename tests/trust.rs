@@ -61,7 +61,7 @@ fn sound() -> Scratch {
 #[test]
 fn what_only_its_owner_can_write_is_trusted() {
     let configuration = load(&sound()).unwrap();
-    assert_eq!(configuration.policy.rules.len(), 1);
+    assert_eq!(configuration.rules.len(), 1);
     assert_eq!(warnings(&configuration), <[&str; 0]>::default());
 }
 
@@ -234,8 +234,8 @@ fn a_user_that_is_unknown_or_root_by_another_name_stands_at_its_place() {
         let find = |_: &str, _: Option<&str>| Err(error.clone());
         let trust = Trust { starting_uid: 0, find: &find, ..trust() };
         let problems = config::load(&path, &trust).unwrap_err();
-        let about_user = problems.errors().find(|problem| problem.place.column == 8).unwrap();
-        assert_eq!(about_user.place.line, 1);
+        let about_user = problems.errors().find(|problem| problem.place.at.column == 8).unwrap();
+        assert_eq!(about_user.place.at.line, 1);
         about_user.message.clone()
     };
     assert_eq!(
@@ -396,8 +396,8 @@ fn a_name_counts_in_the_first_directory_that_has_it() {
     std::fs::remove_file(scratch.join("etc/c.toml")).unwrap();
     symlink("/dev/null", scratch.join("etc/c.toml")).unwrap();
     let configuration = load(&scratch).unwrap();
-    assert_eq!(configuration.policy.meta_policy, MetaPolicy::All);
-    let rules: Vec<_> = configuration.policy.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(configuration.settings.meta_policy, MetaPolicy::All);
+    let rules: Vec<_> = configuration.rules.iter().map(|placed| placed.rule.to_string()).collect();
     assert_eq!(rules, ["a.run to ports 5000", "d.etc to ports 5000"]);
     let masked = |(path, by): (&str, &str)| config::Masked {
         path: scratch.join(path),
@@ -596,7 +596,7 @@ fn honest_links_are_followed_wherever_they_lead() {
     symlink("policy.d", scratch.join("dirs")).unwrap();
     scratch.file("masterpolicyd.toml", "user = \"games\"\npolicy-dirs = [\"./dirs//.\"]\n");
     let configuration = load(&scratch).unwrap();
-    let rules: Vec<_> = configuration.policy.rules.iter().map(ToString::to_string).collect();
+    let rules: Vec<_> = configuration.rules.iter().map(|placed| placed.rule.to_string()).collect();
     assert_eq!(rules, ["a.test to ports 5000", "b.test to ports 5000"]);
     assert_eq!(warnings(&configuration), <[&str; 0]>::default());
     let output = scratch.run(&["check"]);
@@ -657,7 +657,7 @@ fn a_drop_in_that_is_taken_for_the_main_file_is_not_told_to_be_the_same_as_itsel
         "policy-dirs = [\".\"]\n[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 5000\n",
     );
     let configuration = config::load(&path, &trust()).unwrap();
-    assert_eq!(configuration.policy.rules.len(), 1);
+    assert_eq!(configuration.rules.len(), 1);
     let [warning] = warnings(&configuration)[..] else { panic!("{:?}", configuration.warnings) };
     assert!(warning.starts_with("this is the main file as well as one of its drop-ins"));
 }
@@ -671,5 +671,5 @@ fn nothing_is_said_of_settings_and_drop_ins_that_a_syntax_error_hides() {
     let problems = problems.unwrap_err().0;
     let [only] = &problems[..] else { panic!("{problems:?}") };
     assert_eq!(only.message, "this array is not closed; write ] behind its last element");
-    assert_eq!((only.place.line, only.place.column), (1, 15));
+    assert_eq!((only.place.at.line, only.place.at.column), (1, 15));
 }

@@ -36,7 +36,7 @@ fn load(scratch: &Scratch) -> Result<Configuration, Problems> {
 }
 
 fn domains(configuration: &Configuration) -> Vec<String> {
-    configuration.policy.rules.iter().map(|rule| rule.domain.to_string()).collect()
+    configuration.rules.iter().map(|placed| placed.rule.domain.to_string()).collect()
 }
 
 /// Makes a drop-in of this path that is broken in one way.

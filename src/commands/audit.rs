@@ -48,10 +48,10 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
             return Exit::Unknown;
         }
     };
-    let Configuration { settings, policy, documents, .. } = &configuration;
+    let Configuration { settings, documents, .. } = &configuration;
     let Questions { addresses, left_out } = audit::addresses_to_ask(&settings.listen, &listeners);
     let answers = ask_each(&addresses, documents);
-    let audit = audit::compare(policy, &settings.listen, &listeners, &answers);
+    let audit = audit::compare(&configuration.policy(), &settings.listen, &listeners, &answers);
     let mut output = Output::to_stdout();
     if asked.json {
         output.print_json(&AuditJson::new(&audit, left_out, &configuration));
@@ -184,7 +184,7 @@ fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
     for grant in &audit.grants {
         push_grant_rows(&mut rows, grant, configuration);
     }
-    if configuration.policy.meta_policy == MetaPolicy::None {
+    if configuration.settings.meta_policy == MetaPolicy::None {
         rows.push(Row {
             about: "granted",
             ports: String::new(),
@@ -274,7 +274,7 @@ fn difference(port: &PolicyPort, configuration: &Configuration) -> String {
 }
 
 fn push_grant_rows(rows: &mut Vec<Row>, grant: &Grant, configuration: &Configuration) {
-    let place = &configuration.places[grant.rules[0]];
+    let place = &configuration.rules[grant.rules[0]].spot.place;
     let mut granted_at = format!("granted at {place}");
     if grant.rules.len() > 1 {
         // Writing to a string does not fail.
@@ -395,7 +395,6 @@ struct ListenerJson {
 
 impl AuditJson {
     fn new(audit: &Audit, left_out: usize, configuration: &Configuration) -> Self {
-        let Configuration { policy, places, .. } = configuration;
         let granted = audit.grants.iter().map(|grant| GrantJson {
             ports: grant.ports.to_string(),
             state: grant.state.code(),
@@ -405,7 +404,7 @@ impl AuditJson {
             rules: grant
                 .rules
                 .iter()
-                .map(|&rule| PlacedRuleJson::new(&policy.rules[rule], &places[rule]))
+                .map(|&rule| PlacedRuleJson::new(&configuration.rules[rule]))
                 .collect(),
             listeners: ListenerJson::of_each(&grant.listeners),
         });
@@ -428,7 +427,7 @@ impl AuditJson {
             agree: audit.differences() == 0 && left_out == 0,
             differences: audit.differences(),
             not_asked: left_out,
-            meta_policy: policy.meta_policy.as_str(),
+            meta_policy: configuration.settings.meta_policy.as_str(),
             policy_ports: policy_ports.collect(),
             granted: granted.collect(),
             not_granted: ListenerJson::of_each(&audit.ungranted),

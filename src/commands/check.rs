@@ -26,12 +26,12 @@ fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
     let loaded = config::load_to_serve(config, &trust);
     match &loaded {
         Ok(configuration) => {
-            let Configuration { policy, masked, skipped, left_out, .. } = configuration;
+            let Configuration { rules, masked, skipped, left_out, .. } = configuration;
             let problems: Vec<_> = configuration.problems().cloned().collect();
             let exit = if left_out.is_empty() { Exit::Success } else { Exit::Negative };
             let amounts_to = Amounts::ToUsable;
             let found = Found { problems: &problems, masked, skipped, exit, amounts_to };
-            let granting = granting(policy.rules.len());
+            let granting = granting(rules.len());
             found.report(asked, |problems| match left_out.len() {
                 0 => format!("{granting}; {problems}"),
                 count => format!("without {}: {granting}; {problems}", Counted(count, "drop-in")),
@@ -164,8 +164,8 @@ impl<'a> CheckJson<'a> {
         let written = |path: &Path| path.to_string_lossy().into_owned();
         let problems = found.problems.iter().map(|problem| ProblemJson {
             path: written(&problem.place.path),
-            line: problem.place.line,
-            column: problem.place.column,
+            line: problem.place.at.line,
+            column: problem.place.at.column,
             severity: problem.severity.as_str(),
             message: &problem.message,
         });

@@ -14,7 +14,7 @@ use super::rule_json::{PlacedRuleJson, RuleJson};
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::audit;
-use crate::config::{Configuration, Place};
+use crate::config::{Configuration, PlacedRule};
 use crate::exit::Exit;
 use crate::policy::{Domain, MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 use crate::probe::finding::{Counted, Finding};
@@ -69,7 +69,7 @@ fn ask(listen: &[SocketAddr]) -> Result<(SocketAddr, Policy), Vec<(SocketAddr, F
 #[derive(Debug)]
 pub(super) struct Difference<'a> {
     /// Rules on disk that are not served.
-    added: Vec<(&'a Rule, &'a Place)>,
+    added: Vec<&'a PlacedRule>,
     /// Rules that are served and not on disk.
     removed: Vec<&'a Rule>,
     /// The meta-policies served and on disk, where they differ.
@@ -83,22 +83,22 @@ impl<'a> Difference<'a> {
         served: &'a Policy,
         address: SocketAddr,
     ) -> Self {
-        let Configuration { policy, places, .. } = on_disk;
+        let meta_policy = on_disk.settings.meta_policy;
         // Where no policy counts, other ports than 843 have no rules to serve.
-        let has_none = policy.meta_policy == MetaPolicy::None && address.port() != MASTER_PORT;
-        let rules: &[Rule] = if has_none { &[] } else { &policy.rules };
-        let (disk_keys, served_keys) = (keys(rules), keys(&served.rules));
-        let placed = rules.iter().zip(places);
-        let added = placed.filter(|(rule, _)| served_keys.binary_search(&Key::of(rule)).is_err());
+        let has_none = meta_policy == MetaPolicy::None && address.port() != MASTER_PORT;
+        let rules: &[PlacedRule] = if has_none { &[] } else { &on_disk.rules };
+        let disk_keys = keys(rules.iter().map(|placed| &placed.rule));
+        let served_keys = keys(&served.rules);
+        let added =
+            rules.iter().filter(|it| served_keys.binary_search(&Key::of(&it.rule)).is_err());
         let removed =
             served.rules.iter().filter(|rule| disk_keys.binary_search(&Key::of(rule)).is_err());
         // What other ports serve has no meta-policy that counts.
-        let is_comparable =
-            address.port() == MASTER_PORT && served.meta_policy != policy.meta_policy;
+        let is_comparable = address.port() == MASTER_PORT && served.meta_policy != meta_policy;
         Self {
             added: added.collect(),
             removed: removed.collect(),
-            meta_policies: is_comparable.then_some((served.meta_policy, policy.meta_policy)),
+            meta_policies: is_comparable.then_some((served.meta_policy, meta_policy)),
         }
     }
 
@@ -107,7 +107,7 @@ impl<'a> Difference<'a> {
     }
 
     fn to_json(&self, address: SocketAddr) -> DifferenceJson {
-        let added = self.added.iter().map(|(rule, place)| PlacedRuleJson::new(rule, place));
+        let added = self.added.iter().map(|placed| PlacedRuleJson::new(placed));
         DifferenceJson {
             same: self.is_none(),
             server: address.to_string(),
@@ -154,8 +154,8 @@ impl Key {
     }
 }
 
-fn keys(rules: &[Rule]) -> Vec<Key> {
-    let mut keys: Vec<_> = rules.iter().map(Key::of).collect();
+fn keys<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Vec<Key> {
+    let mut keys: Vec<_> = rules.into_iter().map(Key::of).collect();
     keys.sort_unstable();
     keys
 }
@@ -196,8 +196,8 @@ impl fmt::Display for DifferenceInWords<'_> {
         for rule in &difference.removed {
             writeln!(f, "{}", terminal.paint(removed, &format!("- {rule}")))?;
         }
-        for (rule, place) in &difference.added {
-            writeln!(f, "{}", terminal.paint(added, &format!("+ {place}: {rule}")))?;
+        for PlacedRule { rule, spot } in &difference.added {
+            writeln!(f, "{}", terminal.paint(added, &format!("+ {}: {rule}", spot.place)))?;
         }
         let mut last = String::new();
         _ = write!(last, "{difference} on {address}; to apply it: systemctl reload masterpolicyd");

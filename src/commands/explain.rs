@@ -15,7 +15,7 @@ use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::cli;
-use crate::config::{Configuration, Masked, Place, Settings, bounds};
+use crate::config::{Configuration, Masked, PlacedRule, Settings, bounds};
 use crate::document::PortRanges;
 use crate::exit::Exit;
 use crate::policy::{
@@ -47,8 +47,8 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
         port_ranges: configuration.settings.port_ranges,
     };
     let masked = masked_rules(&configuration);
-    let Configuration { settings, policy, places, .. } = &configuration;
-    let explanation = Explanation::find(policy, places, &masked, &connection);
+    let Configuration { settings, rules, .. } = &configuration;
+    let explanation = Explanation::find(settings.meta_policy, rules, &masked, &connection);
     let mut output = Output::to_stdout();
     if asked.json {
         output.print_json(&explanation.to_json(asked.player));
@@ -58,7 +58,7 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
             explanation: &explanation,
             connection: &connection,
             remedy: &remedy,
-            meta_policy: policy.meta_policy,
+            meta_policy: settings.meta_policy,
             terminal: Terminal::of_stdout(),
         };
         output.print(text);
@@ -79,8 +79,8 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// What the player decides about rules that are served to it.
-    fn decide(&self, meta_policy: MetaPolicy, rules: &[Rule]) -> Verdict {
-        let served = |rule: &Rule| Rule {
+    fn decide(&self, meta_policy: MetaPolicy, rules: &[PlacedRule]) -> Verdict {
+        let served = |PlacedRule { rule, .. }: &PlacedRule| Rule {
             ports: self.port_ranges.applied_to(&rule.ports),
             domain: rule.domain.clone(),
             secure: rule.secure,
@@ -92,8 +92,7 @@ impl Connection<'_> {
 
 /// A rule of a file that was not read.
 struct MaskedRule {
-    rule: Rule,
-    place: Place,
+    placed: PlacedRule,
     /// The file of the same name that was read instead.
     by: PathBuf,
 }
@@ -101,10 +100,7 @@ struct MaskedRule {
 /// The verdict, with the rules it is about.
 #[derive(Debug, PartialEq, Eq)]
 enum Explanation<'a> {
-    Allowed {
-        rule: &'a Rule,
-        place: &'a Place,
-    },
+    Allowed(&'a PlacedRule),
     /// The near misses, the most useful first.
     Refused {
         reason: Reason,
@@ -115,8 +111,7 @@ enum Explanation<'a> {
 /// A rule that would grant the connection but for one thing.
 #[derive(Debug, PartialEq, Eq)]
 struct Near<'a> {
-    rule: &'a Rule,
-    place: &'a Place,
+    placed: &'a PlacedRule,
     lacks: Shortfall<'a>,
 }
 
@@ -160,40 +155,33 @@ impl fmt::Display for Shortfall<'_> {
 
 impl<'a> Explanation<'a> {
     fn find(
-        policy: &'a Policy,
-        places: &'a [Place],
+        meta_policy: MetaPolicy,
+        rules: &'a [PlacedRule],
         masked: &'a [MaskedRule],
         connection: &Connection<'_>,
     ) -> Self {
-        let at = |index: usize| (&policy.rules[index], &places[index]);
-        let (reason, misses) = match connection.decide(policy.meta_policy, &policy.rules) {
-            Verdict::Allowed { rule } => {
-                let (rule, place) = at(rule);
-                return Self::Allowed { rule, place };
-            }
+        let (reason, misses) = match connection.decide(meta_policy, rules) {
+            Verdict::Allowed { rule } => return Self::Allowed(&rules[rule]),
             Verdict::Refused { reason, near } => (reason, near),
         };
-        let near_of = |NearMiss { rule, lacks }| {
-            let (rule, place) = at(rule);
-            Near { rule, place, lacks: Shortfall::Rule(lacks) }
-        };
+        let near_of =
+            |miss: NearMiss| Near { placed: &rules[miss.rule], lacks: Shortfall::Rule(miss.lacks) };
         let mut near: Vec<_> = misses.into_iter().map(near_of).collect();
         if reason == Reason::MetaPolicyNone {
             // What else is in the way shows only where the meta-policy is not.
-            match connection.decide(MetaPolicy::All, &policy.rules) {
+            match connection.decide(MetaPolicy::All, rules) {
                 Verdict::Allowed { rule } => {
-                    let (rule, place) = at(rule);
-                    near.push(Near { rule, place, lacks: Shortfall::MetaPolicy });
+                    near.push(Near { placed: &rules[rule], lacks: Shortfall::MetaPolicy });
                 }
                 Verdict::Refused { near: misses, .. } => {
                     near.extend(misses.into_iter().map(near_of));
                 }
             }
         }
-        for MaskedRule { rule, place, by } in masked {
-            let alone = connection.decide(policy.meta_policy, std::slice::from_ref(rule));
+        for MaskedRule { placed, by } in masked {
+            let alone = connection.decide(meta_policy, std::slice::from_ref(placed));
             if matches!(alone, Verdict::Allowed { .. }) {
-                near.push(Near { rule, place, lacks: Shortfall::Masked(by) });
+                near.push(Near { placed, lacks: Shortfall::Masked(by) });
             }
         }
         near.sort_by_cached_key(|near| near.rank(connection));
@@ -202,18 +190,18 @@ impl<'a> Explanation<'a> {
 
     fn exit(&self) -> Exit {
         match self {
-            Self::Allowed { .. } => Exit::Success,
+            Self::Allowed(_) => Exit::Success,
             Self::Refused { .. } => Exit::Negative,
         }
     }
 
     fn to_json(&self, player: Player) -> ExplanationJson {
         match self {
-            Self::Allowed { rule, place } => ExplanationJson {
+            Self::Allowed(placed) => ExplanationJson {
                 player: player.as_str(),
                 verdict: "allowed",
                 reason: "rule",
-                rule: Some(PlacedRuleJson::new(rule, place)),
+                rule: Some(PlacedRuleJson::new(placed)),
                 near: Vec::new(),
             },
             Self::Refused { reason, near } => ExplanationJson {
@@ -345,19 +333,20 @@ impl fmt::Display for Remedy {
 impl Near<'_> {
     /// How much there is to learn from it; the lower, the more.
     fn rank(&self, connection: &Connection<'_>) -> (u8, Reverse<usize>, u16) {
-        let kinship = shared_labels(&self.rule.domain, &connection.origin.host);
+        let rule = &self.placed.rule;
+        let kinship = shared_labels(&rule.domain, &connection.origin.host);
         let lack = match self.lacks {
             Shortfall::Masked(_) => 0,
             Shortfall::MetaPolicy => 1,
             Shortfall::Rule(Lack::LowPort | Lack::Range) => 2,
             Shortfall::Rule(Lack::Secure | Lack::AnyDomain) => 3,
-            Shortfall::Rule(Lack::Port) if self.rule.domain != Domain::Any => 4,
+            Shortfall::Rule(Lack::Port) if rule.domain != Domain::Any => 4,
             // Another name of the same site is a likelier slip than a port for everybody.
             Shortfall::Rule(Lack::Domain) if kinship > 1 => 5,
             Shortfall::Rule(Lack::Port) => 6,
             Shortfall::Rule(Lack::Domain) => 7,
         };
-        let distances = self.rule.ports.ranges().iter().map(|range| {
+        let distances = rule.ports.ranges().iter().map(|range| {
             range
                 .low()
                 .saturating_sub(connection.port)
@@ -371,7 +360,7 @@ impl Near<'_> {
             Shortfall::Masked(by) => Some(by.to_string_lossy().into_owned()),
             _ => None,
         };
-        let rule = PlacedRuleJson::new(self.rule, self.place);
+        let rule = PlacedRuleJson::new(self.placed);
         NearJson { rule: NearRuleJson { rule, masked_by }, lacks: self.lacks.code() }
     }
 }
@@ -425,10 +414,10 @@ impl fmt::Display for ExplanationInWords<'_> {
             other => format!(", says {other}"),
         };
         match self.explanation {
-            Explanation::Allowed { rule, place } => {
+            Explanation::Allowed(PlacedRule { rule, spot }) => {
                 let allowed = self.terminal.paint(Tone::Good, "allowed");
                 writeln!(f, "{allowed}: {origin} may connect to port {port}{of_player}")?;
-                writeln!(f, "  {place}: {rule}")
+                writeln!(f, "  {}: {rule}", spot.place)
             }
             Explanation::Refused { reason, near } => {
                 let refused = self.terminal.paint(Tone::Bad, "refused");
@@ -436,8 +425,8 @@ impl fmt::Display for ExplanationInWords<'_> {
                     f,
                     "{refused}: {origin} may not connect to port {port}{of_player}: {reason}"
                 )?;
-                for Near { rule, place, lacks } in near.iter().take(SHOWN) {
-                    writeln!(f, "  {place}: {rule}: {lacks}")?;
+                for Near { placed: PlacedRule { rule, spot }, lacks } in near.iter().take(SHOWN) {
+                    writeln!(f, "  {}: {rule}: {lacks}", spot.place)?;
                 }
                 if near.len() > SHOWN {
                     writeln!(f, "  and {} more", near.len() - SHOWN)?;
@@ -458,8 +447,8 @@ impl fmt::Display for ExplanationInWords<'_> {
 fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
     let rules_of = |masked: &Masked| {
         let by = masked.by.clone();
-        let located = masked.rules(configuration.trusted).into_iter();
-        located.map(move |(rule, place)| MaskedRule { rule, place, by: by.clone() })
+        let rules = masked.rules(configuration.trusted).into_iter();
+        rules.map(move |placed| MaskedRule { placed, by: by.clone() })
     };
     // Nothing bounds what masked files hold together, as nobody serves it.
     configuration.masked.iter().flat_map(rules_of).take(bounds::RULES).collect()
@@ -468,21 +457,19 @@ fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Place, Spot};
+    use crate::position::Position;
 
-    fn rule(domain: &str, ports: &str) -> Rule {
-        Rule { domain: domain.parse().unwrap(), ports: ports.parse().unwrap(), secure: false }
-    }
-
-    fn places(count: usize) -> Vec<Place> {
-        let place = |line| Place { path: "a.toml".into(), line, column: 1 };
-        (1..).map(place).take(count).collect()
+    fn placed((line, &(domain, ports)): (u32, &(&str, &str))) -> PlacedRule {
+        let (domain, ports) = (domain.parse().unwrap(), ports.parse().unwrap());
+        let place = Place { path: "a.toml".into(), at: Position { line, column: 1 } };
+        let spot = Spot { place, excerpt: None };
+        PlacedRule { rule: Rule { domain, ports, secure: false }, spot }
     }
 
     /// The lines of the near misses, in the order in which they are told.
     fn near(rules: &[(&str, &str)], origin: &str, port: u16) -> Vec<(u32, &'static str)> {
-        let rules: Vec<_> = rules.iter().map(|(domain, ports)| rule(domain, ports)).collect();
-        let places = places(rules.len());
-        let policy = Policy { meta_policy: MetaPolicy::MasterOnly, rules };
+        let rules: Vec<_> = (1..).zip(rules).map(placed).collect();
         let origin = origin.parse().unwrap();
         let connection = Connection {
             origin: &origin,
@@ -491,11 +478,12 @@ mod tests {
             delivery: Delivery { port: MASTER_PORT, bytes: 0 },
             port_ranges: PortRanges::AsWritten,
         };
-        match Explanation::find(&policy, &places, &[], &connection) {
-            Explanation::Refused { near, .. } => {
-                near.iter().map(|near| (near.place.line, near.lacks.code())).collect()
-            }
-            allowed @ Explanation::Allowed { .. } => panic!("{allowed:?}"),
+        match Explanation::find(MetaPolicy::MasterOnly, &rules, &[], &connection) {
+            Explanation::Refused { near, .. } => near
+                .iter()
+                .map(|near| (near.placed.spot.place.at.line, near.lacks.code()))
+                .collect(),
+            allowed @ Explanation::Allowed(_) => panic!("{allowed:?}"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::Place;
+use crate::config::PlacedRule;
 use crate::policy::Rule;
 
 /// A rule without a place, such as one that came over the network.
@@ -35,11 +35,11 @@ pub(super) struct PlacedRuleJson {
 }
 
 impl PlacedRuleJson {
-    pub(super) fn new(rule: &Rule, place: &Place) -> Self {
+    pub(super) fn new(PlacedRule { rule, spot }: &PlacedRule) -> Self {
         Self {
             rule: RuleJson::new(rule),
-            path: place.path.to_string_lossy().into_owned(),
-            line: place.line,
+            path: spot.place.path.to_string_lossy().into_owned(),
+            line: spot.place.at.line,
         }
     }
 }

@@ -288,7 +288,7 @@ fn capacity(wanted: usize, limit: usize, spare: usize) -> Result<usize, Unfit> {
 fn service(configuration: &Configuration) -> Service {
     Service {
         documents: configuration.documents.clone(),
-        rules: configuration.policy.rules.len(),
+        rules: configuration.rules.len(),
         left_out: configuration.left_out.len(),
         limits: configuration.settings.limits,
         log_requests: configuration.settings.log.requests,

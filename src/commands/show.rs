@@ -8,9 +8,8 @@ use super::rule_json::PlacedRuleJson;
 use super::table::Table;
 use super::terminal::Terminal;
 use crate::cli::Show;
-use crate::config::{Configuration, Place};
+use crate::config::{Configuration, PlacedRule};
 use crate::exit::Exit;
-use crate::policy::Rule;
 
 /// Exits 0 when there was something to show, 1 when the configuration has problems and 2 when it
 /// could not be read.
@@ -27,7 +26,7 @@ pub fn run(path: &Path, show: Show) -> Exit {
         Show::Policy { port } => output.print(configuration.documents.for_port(port).as_str()),
         Show::Rules { json: false } => print_table(&configuration, &mut output),
         Show::Rules { json: true } => {
-            let rules = rules(&configuration).map(|(rule, place)| PlacedRuleJson::new(rule, place));
+            let rules = configuration.rules.iter().map(PlacedRuleJson::new);
             output.print_json(&rules.collect::<Vec<_>>());
         }
         Show::Config => output.print(configuration.to_toml()),
@@ -35,16 +34,12 @@ pub fn run(path: &Path, show: Show) -> Exit {
     output.finish(Exit::Success)
 }
 
-fn rules(configuration: &Configuration) -> impl Iterator<Item = (&Rule, &Place)> {
-    configuration.policy.rules.iter().zip(&configuration.places)
-}
-
 /// A line for each rule under a heading, off a terminal too.
 fn print_table(configuration: &Configuration, output: &mut Output) {
     let mut table = Table::new(["DOMAIN", "TO-PORTS", "SECURE", "FROM"]);
-    for (rule, place) in rules(configuration) {
+    for PlacedRule { rule, spot } in &configuration.rules {
         let secure = if rule.secure { "yes" } else { "no" };
-        let from = place.to_string();
+        let from = spot.place.to_string();
         let (from, _column) = from.rsplit_once(':').unwrap_or((&from, ""));
         table.push([
             rule.domain.to_string().into(),

@@ -84,10 +84,9 @@ mod tests {
     use super::*;
     use crate::config::problem::Place;
     use crate::position::Position;
-    use std::path::Path;
 
     fn spots(count: usize) -> Vec<Spot> {
-        let place = |line| Place::new(Path::new("x"), Position { line, column: 1 });
+        let place = |line| Place { path: "x".into(), at: Position { line, column: 1 } };
         (1..).map(|line| Spot { place: place(line), excerpt: None }).take(count).collect()
     }
 
@@ -97,10 +96,10 @@ mod tests {
         assert_eq!(sum.add_rules(spots(RULES - 2).iter()), Ok(()));
         assert_eq!(sum.add_rules(spots(2).iter()), Ok(()));
         assert_eq!(sum.add_rules(spots(0).iter()), Ok(()));
-        assert_eq!(sum.add_rules(spots(1).iter()).unwrap_err().place.line, 1);
+        assert_eq!(sum.add_rules(spots(1).iter()).unwrap_err().place.at.line, 1);
         let mut sum = Sum::default();
         assert_eq!(sum.add_rules(spots(RULES - 2).iter()), Ok(()));
-        assert_eq!(sum.add_rules(spots(5).iter()).unwrap_err().place.line, 3);
+        assert_eq!(sum.add_rules(spots(5).iter()).unwrap_err().place.at.line, 3);
     }
 
     #[test]
@@ -115,7 +114,7 @@ mod tests {
         let more: Vec<_> = told.iter().filter(|problem| problem.message != "x").collect();
         let said: Vec<_> = more
             .iter()
-            .map(|problem| (problem.severity, problem.place.line, &*problem.message))
+            .map(|problem| (problem.severity, problem.place.at.line, &*problem.message))
             .collect();
         assert_eq!(
             said,

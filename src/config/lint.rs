@@ -180,14 +180,14 @@ pub(super) fn large_document(document: &Document, main_file: Place) -> Option<Pr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::policy_of;
     use crate::position::Position;
-    use std::path::Path;
 
     fn rules(texts: &[(&str, &str, bool)]) -> Vec<PlacedRule> {
         let rule = |(&(domain, ports, secure), line): (&(&str, &str, bool), u32)| PlacedRule {
             rule: Rule { domain: domain.parse().unwrap(), ports: ports.parse().unwrap(), secure },
             spot: Spot {
-                place: Place::new(Path::new("x"), Position { line, column: 1 }),
+                place: Place { path: "x".into(), at: Position { line, column: 1 } },
                 excerpt: None,
             },
         };
@@ -196,11 +196,10 @@ mod tests {
 
     fn useless_lines(texts: &[(&str, &str, bool)]) -> Vec<(u32, String)> {
         let rules = rules(texts);
-        let policy = Policy {
-            meta_policy: MetaPolicy::All,
-            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
-        };
-        useless(&policy, &rules, &[]).map(|problem| (problem.place.line, problem.message)).collect()
+        let policy = policy_of(MetaPolicy::All, &rules);
+        useless(&policy, &rules, &[])
+            .map(|problem| (problem.place.at.line, problem.message))
+            .collect()
     }
 
     #[test]
@@ -209,7 +208,7 @@ mod tests {
         let lines = |player, port_ranges| {
             let players = [player];
             let said: Vec<_> = misread(&rules, &players, port_ranges)
-                .map(|problem| (problem.place.line, problem.message))
+                .map(|problem| (problem.place.at.line, problem.message))
                 .collect();
             said.iter()
                 .map(|(line, said)| (*line, said.split(' ').next_back().unwrap().to_owned()))

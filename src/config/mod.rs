@@ -23,18 +23,17 @@ pub mod walk;
 mod write;
 
 pub use drop_ins::Masked;
-pub use problem::{Excerpt, Place, Problem, Problems, Severity};
+pub use problem::{Excerpt, Place, Problem, Problems, Severity, Spot};
+pub use rules::PlacedRule;
 pub use settings::{Keeper, LogSettings, Sandbox, Settings};
 pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
 
 use crate::account::{Account, AccountError};
 use crate::document::Documents;
-use crate::policy::{Policy, Rule};
+use crate::policy::{MetaPolicy, Policy, Rule};
 use drop_ins::Format;
 use guard::{Guard, Judgement, Reader};
 use main_file::MainFile;
-use problem::Spot;
-use rules::PlacedRule;
 use source::{Directory, Files, Opened, Role, Source};
 use trust::Trusted;
 
@@ -43,10 +42,9 @@ use trust::Trusted;
 pub struct Configuration {
     /// What the main file sets.
     pub settings: Settings,
-    /// The rules of all files, those of the main file first, then drop-in by drop-in.
-    pub policy: Policy,
-    /// Where each rule stands, by its index; one that occurs several times has its first place.
-    pub places: Vec<Place>,
+    /// The rules of all files, those of the main file first, then drop-in by drop-in. One that
+    /// occurs several times counts once, at its first place.
+    pub rules: Vec<PlacedRule>,
     /// The policy as it is served.
     pub documents: Documents,
     /// What is probably not meant.
@@ -99,6 +97,12 @@ impl LeftOut {
 }
 
 impl Configuration {
+    /// The policy that it makes, whose rules have the indices of `rules`.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        policy_of(self.settings.meta_policy, &self.rules)
+    }
+
     /// Everything that is wrong with it: what is left out, and what is probably not meant.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.left_out.iter().flat_map(|left_out| &left_out.problems).chain(&self.warnings)
@@ -109,7 +113,7 @@ impl Masked {
     /// The rules it would contribute if it counted, as far as they can be read and the file is
     /// one that `trusted` allows.
     #[must_use]
-    pub fn rules(&self, trusted: Trusted) -> Vec<(Rule, Place)> {
+    pub fn rules(&self, trusted: Trusted) -> Vec<PlacedRule> {
         let files = Files::beside(&self.path);
         let opened = files.open(&self.path, Role::DropIn);
         if Guard::new(trusted, &files).judge(&opened).problems.iter().any(Problem::is_error) {
@@ -117,7 +121,7 @@ impl Masked {
         }
         let Ok(Some(source)) = opened.read() else { return Vec::new() };
         let (rules, _) = read_rules(&source);
-        rules.into_iter().map(|placed| (placed.rule, placed.spot.place)).collect()
+        rules
     }
 }
 
@@ -237,13 +241,7 @@ impl<'a> Loader<'a> {
         };
         let Some(masked) = masked else { return Err(self.into_problems()) };
         let skipped = std::mem::take(&mut self.skipped);
-        let (rules, repeated) = first_of_equals(rules);
-        let policy = Policy {
-            meta_policy: main.settings.meta_policy,
-            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
-        };
-        let documents = self.write_documents(&main.settings, &policy);
-        self.lint(&main, &policy, &rules, &repeated, documents.as_ref());
+        let (rules, documents) = self.judge_rules(&main, rules);
         let files = std::mem::take(&mut self.files);
         let is_usable = !self.problems.iter().any(Problem::is_error);
         let left_out = if is_usable { std::mem::take(&mut self.left_out) } else { Vec::new() };
@@ -253,8 +251,7 @@ impl<'a> Loader<'a> {
         };
         Ok(Configuration {
             settings: main.settings,
-            policy,
-            places: rules.into_iter().map(|placed| placed.spot.place).collect(),
+            rules,
             documents,
             warnings: problems.0,
             files,
@@ -337,13 +334,7 @@ impl<'a> Loader<'a> {
             return rules.len();
         }
         self.problems.extend(beyond_ceiling(&main, &rules));
-        let (rules, repeated) = first_of_equals(rules);
-        let policy = Policy {
-            meta_policy: main.settings.meta_policy,
-            rules: rules.iter().map(|placed| placed.rule.clone()).collect(),
-        };
-        let documents = self.write_documents(&main.settings, &policy);
-        self.lint(&main, &policy, &rules, &repeated, documents.as_ref());
+        let (rules, _) = self.judge_rules(&main, rules);
         rules.len()
     }
 
@@ -543,32 +534,33 @@ impl<'a> Loader<'a> {
         DropIn { problems, ..drop_in }
     }
 
-    fn write_documents(&mut self, settings: &Settings, policy: &Policy) -> Option<Documents> {
-        let documents = Documents::encode(policy, settings.port_ranges);
-        documents
-            .map_err(|error| self.problems.push(Problem::about(self.path, error.to_string())))
-            .ok()
-    }
-
-    fn lint(
+    /// Judges all rules together. Returns each of them once, and the documents that they make,
+    /// unless those are too long.
+    fn judge_rules(
         &mut self,
         main: &MainFile,
-        policy: &Policy,
-        rules: &[PlacedRule],
-        repeated: &[(Spot, usize)],
-        documents: Option<&Documents>,
-    ) {
+        rules: Vec<PlacedRule>,
+    ) -> (Vec<PlacedRule>, Option<Documents>) {
         let Settings { listen, meta_policy, players, port_ranges, .. } = &main.settings;
-        self.problems.extend(lint::open_doors(rules));
-        self.problems.extend(lint::low_ports(rules, listen));
-        self.problems.extend(lint::useless(policy, rules, repeated));
-        self.problems.extend(lint::kept_ranges(rules, *port_ranges));
-        self.problems.extend(lint::misread(rules, players, *port_ranges));
-        self.problems.extend(lint::void_rules(rules, *meta_policy, main.values.get("meta-policy")));
-        let longest =
-            documents.map(|documents| documents.longest(listen.iter().map(SocketAddr::port)));
-        let start = || Place::start_of(self.path);
-        self.problems.extend(longest.and_then(|document| lint::large_document(document, start())));
+        let (rules, repeated) = first_of_equals(rules);
+        let policy = policy_of(*meta_policy, &rules);
+        self.problems.extend(lint::open_doors(&rules));
+        self.problems.extend(lint::low_ports(&rules, listen));
+        self.problems.extend(lint::useless(&policy, &rules, &repeated));
+        self.problems.extend(lint::kept_ranges(&rules, *port_ranges));
+        self.problems.extend(lint::misread(&rules, players, *port_ranges));
+        let spot = main.values.get("meta-policy");
+        self.problems.extend(lint::void_rules(&rules, *meta_policy, spot));
+        let documents = match Documents::encode(&policy, *port_ranges) {
+            Ok(documents) => documents,
+            Err(error) => {
+                self.problems.push(Problem::about(self.path, error.to_string()));
+                return (rules, None);
+            }
+        };
+        let longest = documents.longest(listen.iter().map(SocketAddr::port));
+        self.problems.extend(lint::large_document(longest, Place::start_of(self.path)));
+        (rules, Some(documents))
     }
 }
 
@@ -615,6 +607,10 @@ fn read_rules(source: &Source) -> (Vec<PlacedRule>, Vec<Problem>) {
         (_, Ok(text)) => rules::read_toml(&source.path, text),
         (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
+}
+
+fn policy_of(meta_policy: MetaPolicy, rules: &[PlacedRule]) -> Policy {
+    Policy { meta_policy, rules: rules.iter().map(|placed| placed.rule.clone()).collect() }
 }
 
 /// The rules without those that occur a second time, whose spots come with the index of the first.

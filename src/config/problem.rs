@@ -13,35 +13,32 @@ use crate::printable::Escaped;
 pub struct Place {
     /// The file, as it was named.
     pub path: PathBuf,
-    /// The line, from 1.
-    pub line: u32,
-    /// The column in characters, from 1.
-    pub column: u32,
+    /// Where in it.
+    pub at: Position,
 }
 
 impl Place {
     /// The place of what is about `path` as a whole.
     #[must_use]
     pub fn start_of(path: &Path) -> Self {
-        Self::new(path, Position::START)
-    }
-
-    pub(super) fn new(path: &Path, Position { line, column }: Position) -> Self {
-        Self { path: path.to_owned(), line, column }
+        Self { path: path.to_owned(), at: Position::START }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", Escaped(&self.path.to_string_lossy()), self.line, self.column)
+        let Position { line, column } = self.at;
+        write!(f, "{}:{line}:{column}", Escaped(&self.path.to_string_lossy()))
     }
 }
 
 /// A place and what stands there, for problems that come to light once the file is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spot {
-    pub(super) place: Place,
-    pub(super) excerpt: Option<Excerpt>,
+pub struct Spot {
+    /// The place.
+    pub place: Place,
+    /// The line it is in, where that is worth showing.
+    pub excerpt: Option<Excerpt>,
 }
 
 /// How bad a problem is.

@@ -14,9 +14,12 @@ use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
 pub(super) const KEY: &str = "allow-access-from";
 
 /// A rule and where it stands.
-pub(super) struct PlacedRule {
-    pub(super) rule: Rule,
-    pub(super) spot: Spot,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedRule {
+    /// The rule.
+    pub rule: Rule,
+    /// Where it stands.
+    pub spot: Spot,
 }
 
 /// Reads a TOML drop-in, which holds rules only.

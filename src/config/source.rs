@@ -501,7 +501,7 @@ impl<'a> Text<'a> {
 
     pub(super) fn spot(&self, position: Position) -> Spot {
         Spot {
-            place: Place::new(self.path, position),
+            place: Place { path: self.path.to_owned(), at: position },
             excerpt: Excerpt::of(&self.positions, position),
         }
     }

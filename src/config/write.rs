@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Configuration, Settings, main_file};
+use super::{Configuration, PlacedRule, Settings, main_file};
 use crate::document::PortRanges;
 use crate::duration::Written;
 use crate::printable::is_printable;
@@ -23,10 +23,10 @@ struct Effective<'a>(&'a Configuration);
 
 impl fmt::Display for Effective<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Configuration { settings, policy, places, .. } = self.0;
+        let Configuration { settings, rules, .. } = self.0;
         write_settings(f, settings)?;
-        for (rule, place) in policy.rules.iter().zip(places) {
-            writeln!(f, "\n# {place}\n[[allow-access-from]]")?;
+        for PlacedRule { rule, spot } in rules {
+            writeln!(f, "\n# {}\n[[allow-access-from]]", spot.place)?;
             writeln!(f, "domain = \"{}\"\nto-ports = \"{}\"", rule.domain, rule.ports)?;
             writeln!(f, "secure = {}", rule.secure)?;
         }

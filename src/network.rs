@@ -40,6 +40,15 @@ impl Network {
         Self::around(address, self.prefix) == *self
     }
 
+    /// Whether the Internet knows no address of it: private and shared addresses, loopback, and
+    /// those of one link.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        PRIVATE.iter().any(|&(first, prefix)| {
+            self.prefix >= prefix && Self::around(self.first, prefix).first == first
+        })
+    }
+
     /// Its first address.
     #[must_use]
     pub fn first(&self) -> IpAddr {
@@ -58,6 +67,27 @@ impl Network {
         self.prefix == bits_of(self.first)
     }
 }
+
+const fn v4(a: u8, b: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, 0, 0))
+}
+
+const fn v6(first: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0))
+}
+
+/// RFC 1918, RFC 6598, RFC 1122, RFC 3927, RFC 4193 and RFC 4291.
+const PRIVATE: [(IpAddr, u8); 9] = [
+    (v4(10, 0), 8),
+    (v4(172, 16), 12),
+    (v4(192, 168), 16),
+    (v4(100, 64), 10),
+    (v4(127, 0), 8),
+    (v4(169, 254), 16),
+    (v6(0xfc00), 7),
+    (v6(0xfe80), 10),
+    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+];
 
 fn bits_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
@@ -182,6 +212,16 @@ mod tests {
         assert!(network("192.0.2.0/24").contains(ip("::ffff:192.0.2.7")));
         assert!(!network("::/0").contains(ip("::ffff:192.0.2.7")));
         assert_eq!(Network::around(ip("::ffff:192.0.2.7"), 128), network("192.0.2.7"));
+    }
+
+    #[test]
+    fn a_network_is_private_when_all_of_it_is() {
+        for text in ["10.0.0.0/8", "172.31.0.0/16", "192.168.1.7", "fd00::/8", "::1", "fe80::/64"] {
+            assert!(network(text).is_private(), "{text}");
+        }
+        for text in ["0.0.0.0/0", "10.0.0.0/7", "172.0.0.0/8", "192.0.2.1", "::/0", "2001:db8::1"] {
+            assert!(!network(text).is_private(), "{text}");
+        }
     }
 
     #[test]

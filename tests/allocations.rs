@@ -86,6 +86,7 @@ fn serve() -> (SocketAddr, Document) {
         rules: 0,
         left_out: 0,
         limits: Limits::default(),
+        balancers: Vec::new(),
         log_requests: false,
         loaded: SystemTime::now(),
     };

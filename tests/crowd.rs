@@ -508,11 +508,11 @@ impl Simulation {
                 continue;
             }
             let mut evicted = Vec::new();
-            while let Some((victim, _)) = places.connections.make_room(source) {
+            while let Some((victim, _)) = places.connections.make_room(Some(source)) {
                 places.keys.remove(&victim);
                 evicted.push(victim);
             }
-            let key = places.connections.insert(source, since, now + REQUEST_TIMEOUT, client);
+            let key = places.connections.insert(Some(source), since, now + REQUEST_TIMEOUT, client);
             places.keys.insert(client, key);
             for victim in evicted {
                 self.closed(victim);

@@ -291,6 +291,7 @@ fn service(configuration: &Configuration) -> Service {
         rules: configuration.rules.len(),
         left_out: configuration.left_out.len(),
         limits: configuration.settings.limits,
+        balancers: configuration.settings.balancers.clone(),
         log_requests: configuration.settings.log.requests,
         loaded: SystemTime::now(),
     }

@@ -13,7 +13,8 @@ pub const SIZE: u64 = 4 * 1024 * 1024;
 /// Rules in all files, those that say the same included.
 pub const RULES: usize = 4096;
 
-/// Addresses in `listen`, and directories in `policy-dirs`: each is compared with all others.
+/// Addresses in `listen`, and directories in `policy-dirs`: each is compared with all others. And
+/// networks in `proxy-protocol.from`: each client is compared with all.
 pub const ENTRIES: usize = 256;
 
 /// Of how many errors, and of how many warnings, a file is told.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
 use crate::document::{Document, ONE_SEGMENT, PortRanges};
+use crate::network::Network;
 use crate::policy::{
     Coverage, Domain, EXPANDABLE_PORTS, FIRST_HIGH_PORT, MetaPolicy, Player, Policy, PortRange,
     RangeReading, Rule,
@@ -58,6 +59,40 @@ pub(super) fn low_ports<'a>(
             ),
         )
     })
+}
+
+/// Balancers whom too many can pass themselves off as: those of `networks`, which stand at the
+/// places of `spots`.
+pub(super) fn balancers(
+    networks: &[Network],
+    spots: &[Spot],
+    listen: &[SocketAddr],
+) -> Vec<Problem> {
+    let wide = networks.iter().zip(spots).filter(|(network, _)| is_wide_and_public(network));
+    let mut problems: Vec<_> = wide
+        .map(|(network, spot)| {
+            let message = format!(
+                "whoever has an address of {network} can name any address as the client's; write the \
+                 addresses of your balancers"
+            );
+            warning(spot, message)
+        })
+        .collect();
+    let open = listen.iter().find(|address| address.ip().is_unspecified());
+    if let (Some(open), Some(spot)) = (open, spots.first()) {
+        let message = format!(
+            "a balancer is in front, and yet clients can ask {open} without it; write in listen the \
+             address that the balancer connects to"
+        );
+        problems.push(warning(spot, message));
+    }
+    problems
+}
+
+/// Whether it is larger than what one owner usually has on the Internet: an IPv4 /24, an IPv6 /48.
+fn is_wide_and_public(network: &Network) -> bool {
+    let is_wide = network.prefix() < if network.first().is_ipv4() { 24 } else { 48 };
+    is_wide && !network.is_private()
 }
 
 /// Rules that could go without anything changing: those of `policy`, which stand at the places of

@@ -21,6 +21,7 @@ use super::table::{
 use crate::account::AccountError;
 use crate::document::PortRanges;
 use crate::duration::Written;
+use crate::network::Network;
 use crate::policy::{MASTER_PORT, MetaPolicy, Player};
 use crate::server::limits::{Limits, SourcePrefix};
 
@@ -31,7 +32,7 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Where each key belongs.
-const HOMES: [Home; 5] = [
+const HOMES: [Home; 6] = [
     Home {
         place: "above the first [section] of the file",
         keys: &[
@@ -52,6 +53,7 @@ const HOMES: [Home; 5] = [
         keys: &["connections", "connections-per-source", "source-prefix", "request-timeout"],
     },
     Home { place: "in [limits.source-prefix]", keys: &["ipv4", "ipv6"] },
+    Home { place: "in [proxy-protocol]", keys: &["from"] },
     Home { place: "in [log]", keys: &["level", "requests"] },
     Home { place: "in [metrics]", keys: &["listen"] },
 ];
@@ -62,6 +64,8 @@ pub(super) struct MainFile {
     pub(super) rules: Vec<PlacedRule>,
     /// Where the values of its top-level keys stand.
     pub(super) values: BTreeMap<String, Spot>,
+    /// Where each of the balancers stands.
+    pub(super) balancer_spots: Vec<Spot>,
 }
 
 /// Reads the main file at `path`, whose relative `policy-dirs` are meant from where it lies.
@@ -107,13 +111,17 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
         vendor_dirs(value, &settings.policy_dirs, faults)
     });
     top.read("limits", &mut settings.limits, faults, limits);
+    let mut balancers = Vec::new();
+    top.read("proxy-protocol", &mut balancers, faults, proxy_protocol);
+    let balancer_spots = balancers.iter().map(|&(offset, _)| text.at(offset)).collect();
+    settings.balancers = balancers.into_iter().map(|(_, network)| network).collect();
     top.read("log", &mut settings.log, faults, log);
     settings.metrics_listen =
         top.read_optional("metrics", faults, |value, faults| metrics(value, &settings, faults));
     let rules = rules::read(&mut top, text, &HOMES, faults);
     let values = top.spots(text);
     top.finish(&HOMES, faults);
-    MainFile { settings, rules, values }
+    MainFile { settings, rules, values, balancer_spots }
 }
 
 fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {
@@ -151,6 +159,27 @@ fn source_prefix(value: &Value<'_>, faults: &mut Faults) -> Option<SourcePrefix>
 
 fn prefix_up_to(most: u8) -> impl FnOnce(&Value<'_>, &mut Faults) -> Option<u8> {
     move |value, faults| number(1, most.into())(value, faults)?.try_into().ok()
+}
+
+/// The networks of the balancers, each with its offset.
+fn proxy_protocol(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<(usize, Network)>> {
+    let DeValue::Table(table) = value.get_ref() else {
+        faults.expected("a table, [proxy-protocol]", value);
+        return None;
+    };
+    let mut balancers = Vec::new();
+    let mut section = Section::new("[proxy-protocol]", table);
+    section.read("from", &mut balancers, faults, networks);
+    section.finish(&HOMES, faults);
+    Some(balancers)
+}
+
+fn networks(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<(usize, Network)>> {
+    let what = "an array of addresses and networks, such as [\"192.0.2.10\", \"2001:db8::/64\"]";
+    at_most(ENTRIES, value, faults)?;
+    array(value, faults, what, |element, faults| {
+        Some((element.span().start, parsed(element, faults)?))
+    })
 }
 
 fn log(value: &Value<'_>, faults: &mut Faults) -> Option<LogSettings> {

@@ -30,7 +30,7 @@ pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
 
 use crate::account::{Account, AccountError};
 use crate::document::Documents;
-use crate::policy::{MetaPolicy, Policy, Rule};
+use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 use drop_ins::Format;
 use guard::{Guard, Judgement, Reader};
 use main_file::MainFile;
@@ -541,11 +541,15 @@ impl<'a> Loader<'a> {
         main: &MainFile,
         rules: Vec<PlacedRule>,
     ) -> (Vec<PlacedRule>, Option<Documents>) {
-        let Settings { listen, meta_policy, players, port_ranges, .. } = &main.settings;
+        let Settings { listen, meta_policy, players, port_ranges, balancers, .. } = &main.settings;
         let (rules, repeated) = first_of_equals(rules);
         let policy = policy_of(*meta_policy, &rules);
         self.problems.extend(lint::open_doors(&rules));
-        self.problems.extend(lint::low_ports(&rules, listen));
+        // Behind a balancer, it is the balancer's port that a player asks.
+        if balancers.is_empty() {
+            self.problems.extend(lint::low_ports(&rules, listen));
+        }
+        self.problems.extend(lint::balancers(balancers, &main.balancer_spots, listen));
         self.problems.extend(lint::useless(&policy, &rules, &repeated));
         self.problems.extend(lint::kept_ranges(&rules, *port_ranges));
         self.problems.extend(lint::misread(&rules, players, *port_ranges));
@@ -558,7 +562,8 @@ impl<'a> Loader<'a> {
                 return (rules, None);
             }
         };
-        let longest = documents.longest(listen.iter().map(SocketAddr::port));
+        let balanced = (!balancers.is_empty()).then_some(MASTER_PORT);
+        let longest = documents.longest(listen.iter().map(SocketAddr::port).chain(balanced));
         self.problems.extend(lint::large_document(longest, Place::start_of(self.path)));
         (rules, Some(documents))
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use log::LevelFilter;
 
 use crate::document::PortRanges;
+use crate::network::Network;
 use crate::policy::{MetaPolicy, Player, PortSet};
 use crate::server::limits::Limits;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub vendor_dirs: Vec<PathBuf>,
     /// What clients may use up.
     pub limits: Limits,
+    /// From where a connection begins with a header of the PROXY protocol.
+    pub balancers: Vec<Network>,
     /// What is logged.
     pub log: LogSettings,
     /// Where the metrics are served; nowhere unless set.
@@ -63,6 +66,7 @@ impl Default for Settings {
             .to_vec(),
             vendor_dirs: vec![PathBuf::from("/usr/lib/masterpolicyd/policy.d")],
             limits: Limits::default(),
+            balancers: Vec::new(),
             log: LogSettings::default(),
             metrics_listen: None,
         }

@@ -63,6 +63,10 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     let SourcePrefix { ipv4, ipv6 } = limits.source_prefix;
     writeln!(f, "source-prefix = {{ ipv4 = {ipv4}, ipv6 = {ipv6} }}")?;
     writeln!(f, "request-timeout = \"{}\"", Written(limits.request_timeout))?;
+    if !settings.balancers.is_empty() {
+        let from: Vec<_> = settings.balancers.iter().map(|it| format!("\"{it}\"")).collect();
+        writeln!(f, "\n[proxy-protocol]\nfrom = [{}]", from.join(", "))?;
+    }
     let level = main_file::LOG_LEVELS
         .into_iter()
         .find(|&(_, level)| level == settings.log.level)

@@ -1,10 +1,12 @@
 //! One client: its socket, the exchange on it, and since when.
 //!
-//! It does what the exchange wants until that is over or the socket is not ready. It knows no
-//! other connection, and nothing of who closes it when.
+//! It does what the exchange wants until that is over or the socket is not ready. Where a balancer
+//! speaks for the client, it reads who that is first. It knows no other connection, and nothing of
+//! who closes it when.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::Range;
 use std::time::Instant;
 
 use mio::net::TcpStream;
@@ -13,8 +15,9 @@ use socket2::SockRef;
 
 use super::exchange::{Ending, Exchange, Outcome, PolicyRequest, Request, Want};
 use super::listener::Purpose;
+use super::preamble::{Header, Parsed, Preamble};
 use super::scrape::{self, HttpRequest};
-use crate::document::Document;
+use crate::document::{Document, Documents};
 
 /// How often a connection is asked about again that the poll called writable and that was not.
 const FALSE_ALARMS: u8 = 16;
@@ -23,7 +26,7 @@ const FALSE_ALARMS: u8 = 16;
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
-    /// The other end.
+    /// The client. As long as a balancer has not said who that is, the balancer.
     pub(super) peer: SocketAddr,
     /// When it was accepted.
     pub(super) accepted: Instant,
@@ -37,6 +40,8 @@ pub(super) struct Connection {
 /// What is exchanged.
 #[derive(Debug)]
 enum Stage {
+    /// The header of a balancer, which comes first. This is the port that the balancer connected to.
+    Preamble { preamble: Box<Preamble>, port: u16 },
     Policy {
         exchange: Exchange<PolicyRequest>,
         /// The answer it began with, which a reload does not change.
@@ -79,6 +84,34 @@ struct Response<'a> {
 impl Answer<HttpRequest> for Response<'_> {
     fn to(&mut self, request: &HttpRequest) -> &[u8] {
         self.written.get_or_insert_with(|| scrape::response(request, self.metrics))
+    }
+}
+
+/// Reads a header and says where in the buffer stands what came with it; before that is known, how
+/// far it has got.
+fn meet(
+    mut stream: &TcpStream,
+    preamble: &mut Preamble,
+    buffer: &mut [u8],
+) -> Result<(Header, Range<usize>), Progress> {
+    loop {
+        match stream.read(buffer) {
+            Ok(count @ 1..) => match preamble.take(&buffer[..count]) {
+                Parsed::Unfinished => {}
+                Parsed::Complete { header, taken } => return Ok((header, taken..count)),
+                Parsed::Malformed => {
+                    return Err(Progress::Ended(Ending::malformed(&buffer[..count])));
+                }
+            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err(Progress::Blocked(Interest::READABLE));
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) if preamble.is_untouched() => {
+                return Err(Progress::Ended(Outcome::Unasked.into()));
+            }
+            Ok(0) | Err(_) => return Err(Progress::Ended(Outcome::Aborted.into())),
+        }
     }
 }
 
@@ -136,6 +169,22 @@ impl Connection {
         Self { stream, peer, accepted, stage, watched: None, false_alarms: 0 }
     }
 
+    /// A balancer that is to say first who the client is, and that has connected to `port`.
+    pub(super) fn behind_balancer(
+        stream: TcpStream,
+        balancer: SocketAddr,
+        accepted: Instant,
+        port: u16,
+    ) -> Self {
+        let stage = Stage::Preamble { preamble: Box::default(), port };
+        Self { stream, peer: balancer, accepted, stage, watched: None, false_alarms: 0 }
+    }
+
+    /// Whether it is not known yet for whom a balancer speaks.
+    pub(super) fn awaits_header(&self) -> bool {
+        matches!(self.stage, Stage::Preamble { .. })
+    }
+
     /// A client that is to have the metrics, once it asks as `request` expects.
     pub(super) fn for_metrics(
         stream: TcpStream,
@@ -150,18 +199,45 @@ impl Connection {
     /// What it is for.
     pub(super) fn purpose(&self) -> Purpose {
         match self.stage {
-            Stage::Policy { .. } => Purpose::Policy,
+            Stage::Preamble { .. } | Stage::Policy { .. } => Purpose::Policy,
             Stage::Scrape { .. } => Purpose::Metrics,
         }
     }
 
-    /// Goes on with the exchange. `buffer` is what is read into; `metrics` is called where they
-    /// are asked for.
-    pub(super) fn advance(&mut self, buffer: &mut [u8], metrics: &dyn Fn() -> String) -> Progress {
-        match &mut self.stage {
-            Stage::Policy { exchange, document } => drive(&self.stream, exchange, document, buffer),
-            Stage::Scrape { exchange, response } => {
-                drive(&self.stream, exchange, &mut Response { written: response, metrics }, buffer)
+    /// Goes on with the exchange. `buffer` is what is read into; `documents` are looked at where a
+    /// balancer says what was asked, and `metrics` is called where they are asked for.
+    pub(super) fn advance(
+        &mut self,
+        buffer: &mut [u8],
+        documents: &Documents,
+        metrics: &dyn Fn() -> String,
+    ) -> Progress {
+        loop {
+            match &mut self.stage {
+                Stage::Preamble { preamble, port } => {
+                    let (header, rest) = match meet(&self.stream, preamble, buffer) {
+                        Ok(met) => met,
+                        Err(progress) => return progress,
+                    };
+                    let (client, asked) = match header {
+                        Header::Client { client, asked } => (client, asked.port()),
+                        Header::Unknown | Header::Local => (self.peer, *port),
+                    };
+                    let document = documents.for_port(asked).clone();
+                    let mut exchange = Exchange::default();
+                    if !rest.is_empty() {
+                        exchange.received(&buffer[rest]);
+                    }
+                    self.peer = client;
+                    self.stage = Stage::Policy { exchange, document };
+                }
+                Stage::Policy { exchange, document } => {
+                    return drive(&self.stream, exchange, document, buffer);
+                }
+                Stage::Scrape { exchange, response } => {
+                    let mut response = Response { written: response, metrics };
+                    return drive(&self.stream, exchange, &mut response, buffer);
+                }
             }
         }
     }
@@ -193,15 +269,21 @@ impl Connection {
     ///
     /// Its request may have come since the poll last looked, and then it is answered: under a
     /// flood, the oldest connection is not always one of the flood's.
-    pub(super) fn end(&mut self, outcome: Outcome, buffer: &mut [u8]) -> Ending {
-        match &mut self.stage {
-            Stage::Policy { exchange, document } => {
-                match drive(&self.stream, exchange, document, buffer) {
-                    Progress::Ended(ending) => ending,
-                    Progress::Blocked(_) => std::mem::take(exchange).ending(outcome),
-                }
+    pub(super) fn end(
+        &mut self,
+        outcome: Outcome,
+        buffer: &mut [u8],
+        documents: &Documents,
+    ) -> Ending {
+        if self.purpose() == Purpose::Metrics {
+            return outcome.into();
+        }
+        match (self.advance(buffer, documents, &String::new), &mut self.stage) {
+            (Progress::Ended(ending), _) => ending,
+            (Progress::Blocked(_), Stage::Policy { exchange, .. }) => {
+                std::mem::take(exchange).ending(outcome)
             }
-            Stage::Scrape { .. } => outcome.into(),
+            (Progress::Blocked(_), _) => outcome.into(),
         }
     }
 }

@@ -219,6 +219,15 @@ pub struct Ending {
     pub quoted: Box<[u8]>,
 }
 
+impl Ending {
+    /// These bytes cannot become a request.
+    #[must_use]
+    pub fn malformed(bytes: &[u8]) -> Self {
+        let quoted = bytes[..bytes.len().min(QUOTED)].into();
+        Self { outcome: Outcome::Malformed, quoted }
+    }
+}
+
 impl From<Outcome> for Ending {
     fn from(outcome: Outcome) -> Self {
         Self { outcome, quoted: Box::default() }
@@ -255,10 +264,7 @@ impl<R: Request> Exchange<R> {
                 self.state = match self.request.take(bytes) {
                     Taken::Unfinished => State::Request,
                     Taken::Complete(rest) => State::Answer { sent: 0, rest },
-                    Taken::Malformed => State::Closed(Ending {
-                        outcome: Outcome::Malformed,
-                        quoted: bytes[..bytes.len().min(QUOTED)].into(),
-                    }),
+                    Taken::Malformed => State::Closed(Ending::malformed(bytes)),
                 };
             }
             State::Drain { drained } => {

@@ -32,6 +32,7 @@ pub(super) struct Incidents {
     requests: Throttle,
     evictions: Incident,
     source_limits: Incident,
+    headers_missing: Incident,
     accept_errors: Incident,
     reloads_awaited: Incident,
 }
@@ -43,6 +44,7 @@ impl Incidents {
             requests: Throttle::new(REQUEST_LINES),
             evictions: Incident::default(),
             source_limits: Incident::default(),
+            headers_missing: Incident::default(),
             accept_errors: Incident::default(),
             reloads_awaited: Incident::default(),
         }
@@ -101,6 +103,18 @@ impl Incidents {
         }
     }
 
+    /// A connection from `balancer` began with what is no header of the PROXY protocol.
+    pub(super) fn no_header(&mut self, balancer: SocketAddr, ending: &Ending, now: Instant) {
+        if self.headers_missing.begins(now) {
+            warn!(
+                "closed {balancer}: \"{}\" is not a header of the PROXY protocol; have it send one \
+                 (send-proxy-v2 in HAProxy, proxy_protocol on in nginx), or take it out of \
+                 proxy-protocol.from",
+                ending.quoted.escape_ascii()
+            );
+        }
+    }
+
     /// A connection could not be accepted on `address`.
     pub(super) fn accept_failed(
         &mut self,
@@ -125,6 +139,7 @@ impl Incidents {
             requests,
             evictions,
             source_limits,
+            headers_missing,
             accept_errors,
             reloads_awaited,
         } = self;
@@ -133,6 +148,7 @@ impl Incidents {
             requests.due(),
             evictions.due(),
             source_limits.due(),
+            headers_missing.due(),
             accept_errors.due(),
             reloads_awaited.due(),
         ]
@@ -156,6 +172,12 @@ impl Incidents {
         if let Some(count) = self.source_limits.settle(now) {
             warn!(
                 "{count} more connections were over their source's limit in the last {interval} s"
+            );
+        }
+        if let Some(count) = self.headers_missing.settle(now) {
+            warn!(
+                "{count} more connections from proxy-protocol.from had no header of the PROXY \
+                 protocol in the last {interval} s"
             );
         }
         if let Some(count) = self.accept_errors.settle(now) {

@@ -102,7 +102,8 @@ pub struct Connections<T> {
 #[derive(Debug)]
 struct Entry<T> {
     connection: T,
-    source: Source,
+    /// None where it is not known yet.
+    source: Option<Source>,
     /// Since when the server knows of it.
     since: Instant,
     deadline: Instant,
@@ -112,7 +113,7 @@ struct Entry<T> {
     in_run: Links,
     /// Neighbours among all connections.
     among_all: Links,
-    /// Neighbours among those of the same source.
+    /// Neighbours among those of the same source, where that is known.
     among_source: Links,
 }
 
@@ -161,6 +162,11 @@ fn in_run<T>(entry: &mut Entry<T>) -> &mut Links {
 
 fn among_source<T>(entry: &mut Entry<T>) -> &mut Links {
     &mut entry.among_source
+}
+
+/// A key as lists have it. The capacity is below [`NOBODY`], so every key is, too.
+fn link(key: usize) -> u32 {
+    u32::try_from(key).unwrap_or(NOBODY)
 }
 
 /// Puts `key` at the new end of a list.
@@ -225,13 +231,37 @@ impl<T> Connections<T> {
     /// Takes one connection out to make room for a newcomer from `source`, where that is needed:
     /// the oldest of the same source when the source is at its limit, else the oldest of all when
     /// all are. Call it until it returns `None`, then [`insert`](Self::insert).
-    pub fn make_room(&mut self, source: Source) -> Option<(T, Eviction)> {
-        let (key, eviction) = match self.sources.get(&source) {
-            Some(ends) if ends.count as usize >= self.per_source => (ends.oldest, Eviction::Source),
-            _ if self.len() >= self.capacity => (self.arrivals.oldest, Eviction::Total),
-            _ => return None,
+    pub fn make_room(&mut self, source: Option<Source>) -> Option<(T, Eviction)> {
+        if let Some(connection) = source.and_then(|source| self.make_room_in(source)) {
+            return Some((connection, Eviction::Source));
+        }
+        if self.len() < self.capacity {
+            return None;
+        }
+        self.remove_oldest().map(|connection| (connection, Eviction::Total))
+    }
+
+    /// Takes the oldest connection of `source` out where the source is at its limit. Call it until
+    /// it returns `None`, then [`set_source`](Self::set_source).
+    pub fn make_room_in(&mut self, source: Source) -> Option<T> {
+        let ends = self.sources.get(&source)?;
+        let oldest = ends.oldest;
+        (ends.count as usize >= self.per_source).then(|| self.remove(oldest as usize)).flatten()
+    }
+
+    /// Counts the connection under `key`, whose source was not known, against `source` from now on:
+    /// it is the newest there.
+    pub fn set_source(&mut self, key: usize, source: Source) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.source.is_none()) else {
+            return;
         };
-        self.remove(key as usize).map(|connection| (connection, eviction))
+        entry.source = Some(source);
+        self.count(key, source);
+    }
+
+    fn count(&mut self, key: usize, source: Source) {
+        let ends = self.sources.entry(source).or_insert(Ends::EMPTY);
+        append(&mut self.entries, ends, among_source, link(key));
     }
 
     /// Until when a newcomer has to wait so that the connection which makes room for it has had
@@ -251,10 +281,11 @@ impl<T> Connections<T> {
         self.most_at_present = Some(self.len());
     }
 
-    /// Adds a connection of which the server knows `since` then, and returns its key.
+    /// Adds a connection of which the server knows `since` then, and returns its key. Where its
+    /// `source` is not known, it counts among all and against nobody.
     pub fn insert(
         &mut self,
-        source: Source,
+        source: Option<Source>,
         since: Instant,
         deadline: Instant,
         connection: T,
@@ -272,12 +303,11 @@ impl<T> Connections<T> {
             among_all: links,
             among_source: links,
         });
-        // The capacity is below NOBODY, so every key is, too.
-        let link = u32::try_from(key).unwrap_or(NOBODY);
-        append(&mut self.entries, &mut self.arrivals, among_all, link);
-        append(&mut self.entries, &mut self.runs[run].ends, in_run, link);
-        let ends = self.sources.entry(source).or_insert(Ends::EMPTY);
-        append(&mut self.entries, ends, among_source, link);
+        append(&mut self.entries, &mut self.arrivals, among_all, link(key));
+        append(&mut self.entries, &mut self.runs[run].ends, in_run, link(key));
+        if let Some(source) = source {
+            self.count(key, source);
+        }
         self.most_at_present = self.most_at_present.filter(|most| *most >= self.len());
         key
     }
@@ -307,10 +337,12 @@ impl<T> Connections<T> {
         while self.runs.last().is_some_and(|run| run.ends.count == 0) {
             self.runs.pop();
         }
-        if let Some(ends) = self.sources.get_mut(&entry.source) {
-            unlink(&mut self.entries, ends, among_source, entry.among_source);
-            if ends.count == 0 {
-                self.sources.remove(&entry.source);
+        if let Some(source) = entry.source {
+            if let Some(ends) = self.sources.get_mut(&source) {
+                unlink(&mut self.entries, ends, among_source, entry.among_source);
+                if ends.count == 0 {
+                    self.sources.remove(&source);
+                }
             }
         }
         if self.is_empty() {
@@ -447,7 +479,7 @@ mod tests {
     fn a_connection_stays_with_the_source_that_it_came_with() {
         let now = Instant::now();
         let address: IpAddr = "192.0.2.0".parse().unwrap();
-        let of = |ipv4| SourcePrefix { ipv4, ..SourcePrefix::default() }.source_of(address);
+        let of = |ipv4| Some(SourcePrefix { ipv4, ..SourcePrefix::default() }.source_of(address));
         let mut connections = Connections::new(10, 1);
         let key = connections.insert(of(32), now, now, "counted by its address");
         // As after a reload that widened the prefix.
@@ -463,34 +495,34 @@ mod tests {
     fn the_oldest_of_the_source_goes_before_the_oldest_of_all() {
         let now = Instant::now();
         let mut connections = Connections::new(3, 2);
-        connections.insert(source(1), now, now, "a1");
-        connections.insert(source(2), now, now, "b1");
-        connections.insert(source(2), now, now, "b2");
-        assert_eq!(connections.make_room(source(2)), Some(("b1", Eviction::Source)));
-        assert_eq!(connections.make_room(source(2)), None);
-        connections.insert(source(2), now, now, "b3");
-        assert_eq!(connections.make_room(source(3)), Some(("a1", Eviction::Total)));
-        assert_eq!(connections.make_room(source(3)), None);
+        connections.insert(Some(source(1)), now, now, "a1");
+        connections.insert(Some(source(2)), now, now, "b1");
+        connections.insert(Some(source(2)), now, now, "b2");
+        assert_eq!(connections.make_room(Some(source(2))), Some(("b1", Eviction::Source)));
+        assert_eq!(connections.make_room(Some(source(2))), None);
+        connections.insert(Some(source(2)), now, now, "b3");
+        assert_eq!(connections.make_room(Some(source(3))), Some(("a1", Eviction::Total)));
+        assert_eq!(connections.make_room(Some(source(3))), None);
     }
 
     #[test]
     fn without_descriptors_there_are_as_many_places_as_connections() {
         let now = Instant::now();
         let mut connections = Connections::new(10, 10);
-        let keys = [1, 2].map(|number| connections.insert(source(number), now, now, number));
+        let keys = [1, 2].map(|number| connections.insert(Some(source(number)), now, now, number));
         assert_eq!(connections.crowded_until(now), None);
         connections.fill();
         assert_eq!(connections.crowded_until(now), Some(now + GRACE));
         assert_eq!(connections.crowded_until(now + GRACE), None, "the oldest has had its time");
         connections.remove(keys[0]);
         assert_eq!(connections.crowded_until(now), None, "a descriptor is free");
-        connections.insert(source(3), now, now, 3);
+        connections.insert(Some(source(3)), now, now, 3);
         assert_eq!(connections.crowded_until(now), Some(now + GRACE));
-        connections.insert(source(4), now, now, 4);
+        connections.insert(Some(source(4)), now, now, 4);
         assert_eq!(connections.crowded_until(now), None, "there are more descriptors after all");
         connections.fill();
         while connections.remove_oldest().is_some() {}
-        connections.insert(source(5), now, now, 5);
+        connections.insert(Some(source(5)), now, now, 5);
         assert_eq!(connections.crowded_until(now), None, "all that was held is free again");
     }
 
@@ -499,11 +531,11 @@ mod tests {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut connections = Connections::new(10, 10);
-        connections.insert(source(1), now, now + 5 * second, 1);
+        connections.insert(Some(source(1)), now, now + 5 * second, 1);
         // As after a reload that shortened the time.
-        connections.insert(source(1), now, now + 2 * second, 2);
-        connections.insert(source(2), now, now + 3 * second, 3);
-        connections.insert(source(2), now, now + 6 * second, 4);
+        connections.insert(Some(source(1)), now, now + 2 * second, 2);
+        connections.insert(Some(source(2)), now, now + 3 * second, 3);
+        connections.insert(Some(source(2)), now, now + 6 * second, 4);
         assert_eq!(connections.next_deadline(), Some(now + 2 * second));
         assert_eq!(connections.remove_expired(now + second), None);
         let expired = std::iter::from_fn(|| connections.remove_expired(now + 5 * second));
@@ -518,7 +550,12 @@ mod tests {
         let mut connections = Connections::new(1000, 1000);
         for number in 0..1000 {
             let time = Duration::from_secs(if number % 2 == 0 { 20 } else { 5 });
-            connections.insert(source(1), now, now + Duration::from_millis(number) + time, number);
+            connections.insert(
+                Some(source(1)),
+                now,
+                now + Duration::from_millis(number) + time,
+                number,
+            );
         }
         assert_eq!(connections.runs.len(), 2);
         while connections.remove_oldest().is_some() {}
@@ -530,11 +567,11 @@ mod tests {
         let now = Instant::now();
         let mut connections = Connections::new(8, 8);
         for number in 0..8 {
-            connections.insert(source(number), now, now, number);
+            connections.insert(Some(source(number)), now, now, number);
         }
         connections.set_limits(2, 8);
         let mut gone = Vec::new();
-        while let Some((connection, _)) = connections.make_room(source(9)) {
+        while let Some((connection, _)) = connections.make_room(Some(source(9))) {
             gone.push(connection);
         }
         assert_eq!(gone, [0, 1, 2, 3, 4, 5, 6]);
@@ -550,20 +587,20 @@ mod tests {
             newcomers.turn(connections.crowded_until(now), Backlog { waiting, most: 100 }, now)
         };
         assert_eq!(turn(&connections, 3, start), Turn::Now { since: start });
-        connections.insert(source(1), start, start + 5000 * millisecond, 1);
+        connections.insert(Some(source(1)), start, start + 5000 * millisecond, 1);
         // Two are left, and two more come while they wait.
         let now = start + 10 * millisecond;
         assert_eq!(turn(&connections, 2, now), Turn::Later { until: start + GRACE });
         let now = start + GRACE;
         for number in [2, 3] {
             assert_eq!(turn(&connections, 6 - number, now), Turn::Now { since: start });
-            assert!(connections.make_room(source(2)).is_some());
-            connections.insert(source(2), start, now + 5000 * millisecond, number);
+            assert!(connections.make_room(Some(source(2))).is_some());
+            connections.insert(Some(source(2)), start, now + 5000 * millisecond, number);
         }
         // The server sees the third now.
         assert_eq!(turn(&connections, 2, now), Turn::Now { since: now });
-        assert!(connections.make_room(source(2)).is_some());
-        connections.insert(source(2), now, now + 5000 * millisecond, 4);
+        assert!(connections.make_room(Some(source(2))).is_some());
+        connections.insert(Some(source(2)), now, now + 5000 * millisecond, 4);
         assert_eq!(turn(&connections, 1, now), Turn::Later { until: now + GRACE });
         connections.remove_oldest();
         assert_eq!(turn(&connections, 1, now), Turn::Now { since: now });
@@ -582,16 +619,19 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// From this source, with so long to finish.
-        Arrive(u8, u64),
+        /// From this source or one that is not known yet, with so long to finish.
+        Arrive(Option<u8>, u64),
+        /// One whose source is not known turns out to be from this one.
+        Name(usize, u8),
         Leave(usize),
         Expire(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            3 => (0u8..5, prop_oneof![Just(50), Just(10), Just(200)])
+            4 => (proptest::option::of(0u8..5), prop_oneof![Just(50), Just(10), Just(200)])
                 .prop_map(|(number, patience)| Step::Arrive(number, patience)),
+            1 => (any::<usize>(), 0u8..5).prop_map(|(which, number)| Step::Name(which, number)),
             2 => any::<usize>().prop_map(Step::Leave),
             1 => (0u64..200).prop_map(Step::Expire),
         ];
@@ -602,17 +642,29 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     struct Arrived {
         time: u64,
-        number: u8,
+        number: Option<u8>,
+        /// When its source became known.
+        named: u64,
         deadline: u64,
         key: usize,
+    }
+
+    const CAPACITY: usize = 12;
+    const PER_SOURCE: usize = 4;
+
+    /// Where in the model stands the one that has been longest with this source, if the source has
+    /// as many as it may.
+    fn crowded(model: &[Arrived], number: u8) -> Option<usize> {
+        let mut own: Vec<_> =
+            (0..model.len()).filter(|index| model[*index].number == Some(number)).collect();
+        own.sort_by_key(|index| model[*index].named);
+        own.first().copied().filter(|_| own.len() >= PER_SOURCE)
     }
 
     proptest! {
         /// Against a plain vector in the order of arrival that is searched from its start.
         #[test]
         fn it_agrees_with_a_naive_model(steps in steps()) {
-            const CAPACITY: usize = 12;
-            const PER_SOURCE: usize = 4;
             let start = Instant::now();
             let at = |time| start + Duration::from_millis(time);
             let mut connections = Connections::new(CAPACITY, PER_SOURCE);
@@ -620,22 +672,34 @@ mod tests {
             for (time, step) in (0u64..).zip(steps) {
                 match step {
                     Step::Arrive(number, patience) => {
-                        while let Some((gone, eviction)) = connections.make_room(source(number)) {
-                            let of_source = |it: &&Arrived| it.number == number;
-                            let crowded = model.iter().filter(of_source).count() >= PER_SOURCE;
-                            let index = if crowded {
-                                model.iter().position(|it| it.number == number).unwrap()
-                            } else {
-                                prop_assert!(model.len() >= CAPACITY);
-                                0
-                            };
+                        let source = number.map(source);
+                        while let Some((gone, eviction)) = connections.make_room(source) {
+                            let own = number.and_then(|number| crowded(&model, number));
+                            prop_assert!(own.is_some() || model.len() >= CAPACITY);
                             let expected =
-                                if crowded { Eviction::Source } else { Eviction::Total };
+                                if own.is_some() { Eviction::Source } else { Eviction::Total };
+                            let index = own.unwrap_or(0);
                             prop_assert_eq!((gone, eviction), (model.remove(index).time, expected));
                         }
+                        prop_assert!(model.len() < CAPACITY);
                         let deadline = time + patience;
-                        let key = connections.insert(source(number), at(time), at(deadline), time);
-                        model.push(Arrived { time, number, deadline, key });
+                        let key = connections.insert(source, at(time), at(deadline), time);
+                        model.push(Arrived { time, number, named: time, deadline, key });
+                    }
+                    Step::Name(which, number) => {
+                        let own = source(number);
+                        let mut unknown = model.iter().filter(|it| it.number.is_none());
+                        let Some(&Arrived { key, .. }) = unknown.nth(which % 4) else {
+                            continue;
+                        };
+                        while let Some(gone) = connections.make_room_in(own) {
+                            let index = crowded(&model, number).unwrap();
+                            prop_assert_eq!(gone, model.remove(index).time);
+                        }
+                        prop_assert_eq!(crowded(&model, number), None);
+                        connections.set_source(key, own);
+                        let it = model.iter_mut().find(|it| it.key == key).unwrap();
+                        (it.number, it.named) = (Some(number), time);
                     }
                     Step::Leave(which) if !model.is_empty() => {
                         let Arrived { time, key, .. } = model.remove(which % model.len());

@@ -29,7 +29,9 @@ pub use listener::{Listener, Purpose};
 use crate::background::{Reloading, Requested};
 use crate::document::Documents;
 use crate::logging;
+use crate::network::Network;
 use crate::notify::{Message, Notifier};
+use crate::policy::MASTER_PORT;
 use connection::{Connection, Progress};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
@@ -65,10 +67,18 @@ pub struct Service {
     pub left_out: usize,
     /// What clients may use up.
     pub limits: Limits,
+    /// From where a connection begins with a header of the PROXY protocol, which is believed.
+    pub balancers: Vec<Network>,
     /// Whether each request served is logged.
     pub log_requests: bool,
     /// When it was read, by the clock on the wall.
     pub loaded: SystemTime,
+}
+
+impl Service {
+    fn is_balancer(&self, peer: SocketAddr) -> bool {
+        self.balancers.iter().any(|network| network.contains(peer.ip()))
+    }
 }
 
 /// The server could not be set up, or its poll failed.
@@ -360,6 +370,10 @@ impl Server {
             match listener.admit(accepted, crowded_until) {
                 Admission::Client { stream, peer, since } => {
                     let connection = match listener.purpose {
+                        Purpose::Policy if self.service.is_balancer(peer) => {
+                            let port = listener.address.port();
+                            Connection::behind_balancer(stream, peer, accepted, port)
+                        }
                         Purpose::Policy => {
                             let asked = listener.address.port();
                             let document = self.service.documents.for_port(asked).clone();
@@ -411,7 +425,7 @@ impl Server {
         // Itself included, as it is later, when it is among the unfinished.
         let open = self.open() + 1;
         let metrics = || text_of(&self.counters, &self.service, self.longest, open);
-        match connection.advance(&mut self.buffer, &metrics) {
+        match connection.advance(&mut self.buffer, &self.service.documents, &metrics) {
             Progress::Ended(ending) => self.close(connection, &ending),
             Progress::Blocked(interest) => {
                 self.keep(connection, since, interest);
@@ -435,9 +449,22 @@ impl Server {
         self.watch(purpose, key, interest);
     }
 
-    /// Who a connection that comes now is counted against.
-    fn source_of(&self, connection: &Connection) -> Source {
-        self.service.limits.source_prefix.source_of(connection.peer.ip())
+    /// Who a connection is counted against from now on. As long as a balancer has not said whom it
+    /// speaks for, that is nobody: all clients behind it would share the places of one.
+    fn source_of(&self, connection: &Connection) -> Option<Source> {
+        let source = self.service.limits.source_prefix.source_of(connection.peer.ip());
+        (!connection.awaits_header()).then_some(source)
+    }
+
+    /// Counts a connection against the client that a balancer has named.
+    fn count_named(&mut self, key: usize) {
+        let Some(connection) = self.players.get_mut(key) else { return };
+        let source = self.service.limits.source_prefix.source_of(connection.peer.ip());
+        let now = Instant::now();
+        while let Some(evicted) = self.players.make_room_in(source) {
+            self.evict(evicted, Eviction::Source, now);
+        }
+        self.players.set_source(key, source);
     }
 
     /// Has the poll say when a connection can go on; gives it up if the poll refuses.
@@ -466,8 +493,14 @@ impl Server {
         // Closed in this very round, perhaps to make room: its event comes too late.
         let Some(connection) = table.get_mut(key) else { return };
         let metrics = || text_of(&self.counters, &self.service, self.longest, open);
-        match connection.advance(&mut self.buffer, &metrics) {
-            Progress::Blocked(interest) => self.watch(purpose, key, interest),
+        let awaited_header = connection.awaits_header();
+        match connection.advance(&mut self.buffer, &self.service.documents, &metrics) {
+            Progress::Blocked(interest) => {
+                if awaited_header && !connection.awaits_header() {
+                    self.count_named(key);
+                }
+                self.watch(purpose, key, interest);
+            }
             Progress::Ended(ending) => {
                 if let Some(connection) = table.remove(key) {
                     self.close(connection, &ending);
@@ -478,7 +511,7 @@ impl Server {
 
     /// Closes a connection that has not come to its end by itself.
     fn end(&mut self, mut connection: Connection, outcome: Outcome) {
-        let ending = connection.end(outcome, &mut self.buffer);
+        let ending = connection.end(outcome, &mut self.buffer, &self.service.documents);
         self.close(connection, &ending);
     }
 
@@ -490,7 +523,7 @@ impl Server {
         };
         if connection.purpose() == Purpose::Policy {
             let open = self.players.len() + 1;
-            let source = self.source_of(&connection);
+            let source = self.service.limits.source_prefix.source_of(connection.peer.ip());
             self.incidents.made_room(source, eviction, open, now);
         }
         self.end(connection, outcome);
@@ -501,12 +534,16 @@ impl Server {
     fn close(&mut self, connection: Connection, ending: &Ending) -> Instant {
         let (peer, accepted, purpose) =
             (connection.peer, connection.accepted, connection.purpose());
+        let has_no_header = connection.awaits_header() && ending.outcome == Outcome::Malformed;
         drop(connection);
         // The close is a part of what a request costs.
         let now = Instant::now();
         if purpose == Purpose::Policy {
             let duration = now.saturating_duration_since(accepted);
             self.counters.record(ending.outcome, duration);
+            if has_no_header {
+                self.incidents.no_header(peer, ending, now);
+            }
             let served = if self.service.log_requests {
                 ServedLines::Written
             } else {
@@ -648,9 +685,11 @@ impl Server {
     }
 }
 
-/// The length of the longest answer that is given on these ports.
+/// The length of the longest answer that is given on these ports. Behind a balancer any port may
+/// have been asked.
 fn longest(service: &Service, ports: &[u16]) -> usize {
-    service.documents.longest(ports.iter().copied()).bytes().len()
+    let balanced = (!service.balancers.is_empty()).then_some(MASTER_PORT);
+    service.documents.longest(ports.iter().copied().chain(balanced)).bytes().len()
 }
 
 /// The metrics at this moment, while `open` connections are unfinished and the longest answer has

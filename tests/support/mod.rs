@@ -2,6 +2,7 @@
 //! notify socket of its own: no sleeps, no port races, nothing left behind.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of the harness")]
 
+pub(crate) mod balancer;
 pub(crate) mod daemon;
 pub(crate) mod load;
 pub(crate) mod network;

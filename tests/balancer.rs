@@ -3,17 +3,19 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use support::balancer::{line, local, unknown, v2};
+use support::balancer::{Balancer, line, local, unknown, v2};
 use support::daemon::{RULES, dial, dial_from, document, document_of, finish, read_to_end};
-use support::load::REQUEST;
-use support::network::listen;
-use support::{Daemon, Setup};
+use support::load::{self, Load, REQUEST, Shape, Sources};
+use support::network::{in_own_network, listen};
+use support::{Daemon, Directory, Setup, figure};
 
 const FROM_HERE: &str = "[proxy-protocol]\nfrom = [\"127.0.0.1\", \"::1\"]";
 
@@ -198,7 +200,7 @@ fn header_and_request_have_one_deadline() {
     let header = v2(client(1, 5000), ASKED);
     let began = Instant::now();
     let mut stream = sent(&daemon, &header[..10]);
-    std::thread::sleep(Duration::from_millis(1200));
+    thread::sleep(Duration::from_millis(1200));
     stream.write_all(&header[10..]).expect("the rest of the header");
     assert_eq!(read_to_end(&mut stream), b"");
     let took = began.elapsed();
@@ -272,4 +274,119 @@ fn an_ipv6_socket_and_its_own_addresses_are_meant_as_they_are_written() {
         answer(&daemon, &[&line(client, asked), &REQUEST[..]].concat()),
         document_of(843, RULES)
     );
+}
+
+/// How many requests go through each balancer. `MASTERPOLICYD_BALANCED=100000` is the full
+/// number.
+fn balanced_requests() -> usize {
+    let set = std::env::var("MASTERPOLICYD_BALANCED").ok();
+    set.map_or(10_000, |text| text.parse().expect("a number of requests"))
+}
+
+/// What `HAProxy` does with a connection, in the words of `server`.
+fn haproxy(server: SocketAddr, options: &str) -> String {
+    format!(
+        "global\n  maxconn 4000\n\
+         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n\
+         listen policy\n  bind {BALANCED}\n  server daemon {server} {options}\n"
+    )
+}
+
+/// Where the balancer is asked.
+const BALANCED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 843);
+
+/// Requests through a balancer, while the daemon is reloaded and restarted on a socket that is
+/// kept: each is answered, whole and in order.
+fn none_is_lost(test: &str, start_balancer: impl FnOnce(SocketAddr) -> Option<Balancer> + Send) {
+    in_own_network(test, || {
+        let socket = listen((Ipv4Addr::LOCALHOST, 0).into());
+        let start = || {
+            let socket = socket.try_clone().expect("a descriptor");
+            Setup::inherited(vec![socket]).tables(FROM_HERE).keys("sandbox = \"require\"").start()
+        };
+        let mut daemon = start();
+        let Some(_balancer) = start_balancer(daemon.address()) else { return };
+        let requests = balanced_requests();
+        thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                load::run(&Load {
+                    target: BALANCED,
+                    requests,
+                    concurrency: 64,
+                    shape: Shape::Whole,
+                    sources: Sources::LOOPBACK,
+                    documents: &[&document_of(843, RULES)],
+                })
+            });
+            let (mut reloads, mut restarts) = (0, 0);
+            while !load.is_finished() {
+                daemon.reload();
+                reloads += 1;
+                assert_eq!(daemon.terminate().code(), Some(0));
+                daemon = start();
+                restarts += 1;
+            }
+            let report = load.join().expect("the load");
+            report.assert_all_answered();
+            figure(test, "answered", report.answered, "requests");
+            figure(test, "reloads", reloads, "reloads");
+            figure(test, "restarts", restarts, "restarts");
+        });
+    });
+}
+
+macro_rules! none_is_lost_behind_haproxy {
+    ($($test:ident: $options:literal;)+) => {
+        $(#[test]
+        fn $test() {
+            let test = stringify!($test);
+            none_is_lost(test, |server| {
+                Balancer::haproxy(test, Directory::new(), &haproxy(server, $options), BALANCED)
+            });
+        })+
+    };
+}
+
+none_is_lost_behind_haproxy! {
+    behind_haproxy_with_version_1: "send-proxy check inter 50ms";
+    behind_haproxy_with_version_2: "send-proxy-v2 check inter 50ms";
+    behind_haproxy_with_a_checksum: "send-proxy-v2 proxy-v2-options crc32c,unique-id check inter 50ms";
+}
+
+#[test]
+fn behind_nginx() {
+    none_is_lost("behind_nginx", |server| Balancer::nginx("behind_nginx", BALANCED, server));
+}
+
+/// The processor time of the thread that serves, which is the first.
+fn serving_time(daemon: &Daemon) -> Duration {
+    let pid = daemon.pid;
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).expect("a live process");
+    let nanoseconds = text.split(' ').next().and_then(|it| it.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("a number of nanoseconds"))
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "measures the program as it is installed: --release")]
+fn a_header_costs_at_most_15_percent_more() {
+    let test = "a_header_costs_at_most_15_percent_more";
+    let with = trusting("").start();
+    let without = Setup::new().keys("sandbox = \"require\"").start();
+    let asked = [&v2(client(1, 5000), ASKED), &REQUEST[..]].concat();
+    let costs = |daemon: &Daemon, bytes: &[u8]| {
+        let before = serving_time(daemon);
+        for _ in 0..2000 {
+            answer(daemon, bytes);
+        }
+        serving_time(daemon).saturating_sub(before).as_secs_f64() / 2000.0 * 1e6
+    };
+    // The least of several rounds that take turns: what a busy machine adds is not the header's.
+    let rounds: Vec<_> = (0..8).map(|_| (costs(&without, REQUEST), costs(&with, &asked))).collect();
+    let least = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::INFINITY, f64::min);
+    let without = least(&mut rounds.iter().map(|(without, _)| *without));
+    let with = least(&mut rounds.iter().map(|(_, with)| *with));
+    figure(test, "without", format_args!("{without:.1}"), "µs");
+    figure(test, "with", format_args!("{with:.1}"), "µs");
+    assert!(with <= 1.15 * without, "{with:.2} µs with a header, {without:.2} µs without");
 }

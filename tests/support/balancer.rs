@@ -1,7 +1,17 @@
 //! What balancers send before the client's own bytes: headers of the PROXY protocol, written here
-//! by hand from its text and not by the code under test.
+//! by hand from its text and not by the code under test. And balancers themselves.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use super::{Directory, SOON, find_program, skip};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -45,4 +55,88 @@ pub(crate) fn v2(client: SocketAddr, asked: SocketAddr) -> Vec<u8> {
 /// A header of version 2 for a connection of the balancer's own.
 pub(crate) fn local() -> Vec<u8> {
     [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat()
+}
+
+/// A balancer of somebody else's, at work until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    child: Child,
+    /// Where it keeps its configuration.
+    pub(crate) directory: Directory,
+}
+
+impl Balancer {
+    /// `HAProxy` with this configuration, in which `DIRECTORY` stands for its own. It takes
+    /// connections on `address` when this returns. `None` where it is not installed.
+    pub(crate) fn haproxy(
+        test: &str,
+        directory: Directory,
+        configuration: &str,
+        address: SocketAddr,
+    ) -> Option<Self> {
+        let program = find_program("haproxy").or_else(|| {
+            skip(test, "haproxy is not installed");
+            None
+        })?;
+        let path = directory.path().to_str().expect("a path in UTF-8");
+        let file = directory.write("haproxy.cfg", configuration.replace("DIRECTORY", path));
+        let mut command = Command::new(program);
+        // In the foreground; a master that starts a new worker on SIGUSR2.
+        command.arg("-W").arg("-db").arg("-f").arg(file);
+        Some(Self::start(command, directory, address))
+    }
+
+    /// nginx, which passes connections to `address` on to `server`, each with a header. `None` where
+    /// it is not installed.
+    pub(crate) fn nginx(test: &str, address: SocketAddr, server: SocketAddr) -> Option<Self> {
+        const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+        let Some(program) = find_program("nginx").filter(|_| Path::new(MODULE).exists()) else {
+            skip(test, "nginx or its stream module is not installed");
+            return None;
+        };
+        let directory = Directory::new();
+        let configuration = format!(
+            "load_module {MODULE};\n\
+             daemon off;\nmaster_process off;\nerror_log stderr crit;\npid {0}/pid;\n\
+             events {{ worker_connections 4096; }}\n\
+             stream {{ server {{ listen {address}; proxy_pass {server}; proxy_protocol on; }} }}\n",
+            directory.path().display()
+        );
+        let file = directory.write("nginx.conf", configuration);
+        let mut command = Command::new(program);
+        command.arg("-p").arg(directory.path()).args(["-e", "stderr"]).arg("-c").arg(file);
+        Some(Self::start(command, directory, address))
+    }
+
+    fn start(mut command: Command, directory: Directory, address: SocketAddr) -> Self {
+        let child = command.process_group(0).stdin(Stdio::null()).spawn().expect("the balancer");
+        let mut balancer = Self { child, directory };
+        let deadline = Instant::now() + SOON;
+        while TcpStream::connect(address).is_err() {
+            let ended = balancer.child.try_wait().expect("its state");
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "it takes no connection: {ended:?}"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        balancer
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
+    }
+
+    /// Has `HAProxy` read its configuration again, in a new worker.
+    pub(crate) fn reload(&self) {
+        kill(self.group(), Signal::SIGUSR2).expect("a signal");
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // Not reaped before this, so the group is still its own.
+        let _ = killpg(self.group(), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
 }

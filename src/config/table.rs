@@ -304,7 +304,7 @@ pub(super) fn number(
 pub(super) fn at_most(most: usize, value: &Value<'_>, faults: &mut Faults) -> Option<()> {
     match value.get_ref() {
         DeValue::Array(array) if array.len() > most => {
-            let message = format_args!("more than {most}, namely {}", array.len());
+            let message = format!("more than {most}, namely {}", array.len());
             faults.add(value.span().start, message);
             None
         }

@@ -435,7 +435,7 @@ fn numbers() -> BTreeMap<&'static str, u64> {
     numbers![
         SYS_accept4 SYS_brk SYS_clock_gettime SYS_close SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_wait
         SYS_exit SYS_exit_group SYS_fstat SYS_fstatfs SYS_futex SYS_getcwd SYS_getdents64 SYS_getpid
-        SYS_getrandom SYS_getsockopt SYS_gettid SYS_lstat SYS_madvise SYS_mremap SYS_munmap
+        SYS_getrandom SYS_getsockopt SYS_gettid SYS_inotify_add_watch SYS_inotify_rm_watch SYS_lstat SYS_madvise SYS_mremap SYS_munmap
         SYS_newfstatat SYS_poll SYS_ppoll SYS_read SYS_readlink SYS_readlinkat SYS_recvfrom
         SYS_restart_syscall SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_yield
         SYS_shutdown SYS_sigaltstack SYS_stat SYS_statx SYS_write SYS_writev SYS_clock_nanosleep

@@ -26,6 +26,7 @@ use crate::privileges::{self, DropError, Identity, UserError};
 use crate::process::{self, Unfit};
 use crate::sandbox::{self, Active, SandboxError, Work};
 use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
+use crate::watch::{self, Changes, Watcher};
 
 /// Descriptors kept free for reloading, beside one for each directory of drop-ins, and for what
 /// the libraries open.
@@ -47,6 +48,9 @@ const PAUSES: [Duration; 6] = [
 
 /// What a start may take beside that.
 const REST_OF_THE_START: Duration = Duration::from_secs(30);
+
+/// How often the files are looked for again that are to be watched, while they change.
+const MOST_LOOKS: usize = 8;
 
 /// Problems of a configuration that are logged one by one.
 const MOST_PROBLEMS: usize = 100;
@@ -76,7 +80,12 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     close_inherited()?;
     let descriptors = process::take_descriptors()?;
     let trust = Trust { can_read: &privileges::can_read, ..Trust::of_this_process() };
-    let configuration = config::load_to_serve(path, &trust)?;
+    let mut configuration = config::load_to_serve(path, &trust)?;
+    let mut watching = Watching::start(path, &configuration.settings);
+    if watching.is_some() {
+        // Whatever changed before it was watched.
+        configuration = config::load_to_serve(path, &trust)?;
+    }
     let settings = configuration.settings.clone();
     logging::set_level(authority, settings.log.level);
     log_problems(configuration.problems());
@@ -111,7 +120,8 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
         LogWriter::start(LAST_WORDS, move || confine(level, Work::Reporting, &[]))
             .map_err(ServeError::Thread)?;
     entered?;
-    let reload = reloader(path.to_owned(), settings, known, authority);
+    let changes = watching.as_mut().and_then(|it| it.changes.take());
+    let reload = reloader(path.to_owned(), settings, known, watching, authority);
     let enter = move || confine(level, Work::Reloading, &readable);
     let (reloading, entered) =
         Reloading::start(reload, server::waker(&poll)?, enter).map_err(ServeError::Thread)?;
@@ -120,7 +130,11 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     // Until here SIGTERM has ended a start that takes its time.
     let signals = server::block_signals()?;
     let service = service(&configuration);
-    let server = Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
+    let mut server =
+        Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
+    if let Some(changes) = changes {
+        server.reload_after(changes)?;
+    }
     log_sandbox(&sandbox::apply(level, &[Work::Serving], &[])?);
     info!("running as {identity}");
     Ok(server.run()?)
@@ -306,14 +320,66 @@ struct Known {
     absent: Vec<PathBuf>,
 }
 
+/// Watches the files of the configuration.
+struct Watching {
+    path: PathBuf,
+    policy_dirs: Vec<PathBuf>,
+    watcher: Watcher,
+    /// For the thread that serves.
+    changes: Option<Changes>,
+    /// What was said last of what cannot be watched.
+    said: String,
+}
+
+impl Watching {
+    /// Begins, where the settings ask for it. Without it the daemon serves all the same.
+    fn start(path: &Path, settings: &Settings) -> Option<Self> {
+        if !settings.watch {
+            return None;
+        }
+        let (watcher, changes) = watch::start().map_err(|error| warn!("{error}")).ok()?;
+        let (path, policy_dirs) = (path.to_owned(), settings.policy_dirs.clone());
+        let changes = Some(changes);
+        let mut watching = Self { path, policy_dirs, watcher, changes, said: String::new() };
+        watching.renew();
+        Some(watching)
+    }
+
+    /// Watches what there is now.
+    fn renew(&mut self) {
+        let look = || config::watched(&self.path, &self.policy_dirs);
+        let mut places = look();
+        let mut watched = self.watcher.watch(&places);
+        // What came after the look and before the watch has made no report.
+        for _ in 0..MOST_LOOKS {
+            let now = look();
+            if now == places {
+                break;
+            }
+            places = now;
+            watched = self.watcher.watch(&places);
+        }
+        let failure = watched.map_or_else(|error| error.to_string(), |()| String::new());
+        if !failure.is_empty() && failure != self.said {
+            warn!("{failure}");
+        }
+        self.said = failure;
+    }
+}
+
 /// How the server reads the configuration again.
 fn reloader(
     path: PathBuf,
     started: Settings,
     known: Known,
+    mut watching: Option<Watching>,
     authority: Authority,
 ) -> impl FnMut() -> Loaded<Service> + Send + 'static {
     move || {
+        // First, so that whatever changes from here on makes one more reload.
+        if let Some(watching) = &mut watching {
+            watching.renew();
+        }
         let trust = Trust {
             starting_uid: known.starting_uid,
             find: &|_, _| Ok(known.account.clone()),
@@ -343,6 +409,7 @@ fn changed_for_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("group", old.group != new.group),
         ("sandbox", old.sandbox != new.sandbox),
         ("policy-dirs", old.policy_dirs != new.policy_dirs),
+        ("watch", old.watch != new.watch),
         ("metrics.listen", old.metrics_listen != new.metrics_listen),
     ]
     .into_iter()

@@ -48,6 +48,9 @@ pub(super) enum Format {
     Xml,
 }
 
+/// What the name of a drop-in ends in.
+pub(super) const ENDINGS: &[&str] = &[".toml", ".xml"];
+
 impl Format {
     /// The format that a file's name tells; `None` if it is no drop-in.
     pub(super) fn of(path: &Path) -> Option<Self> {

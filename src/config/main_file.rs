@@ -46,6 +46,7 @@ const HOMES: [Home; 6] = [
             "sandbox",
             "policy-dirs",
             "vendor-dirs",
+            "watch",
         ],
     },
     Home {
@@ -110,6 +111,7 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("vendor-dirs", &mut settings.vendor_dirs, faults, |value, faults| {
         vendor_dirs(value, &settings.policy_dirs, faults)
     });
+    top.read("watch", &mut settings.watch, faults, boolean);
     top.read("limits", &mut settings.limits, faults, limits);
     let mut balancers = Vec::new();
     top.read("proxy-protocol", &mut balancers, faults, proxy_protocol);

@@ -20,6 +20,7 @@ mod source;
 mod table;
 pub mod trust;
 pub mod walk;
+mod watched;
 mod write;
 
 pub use drop_ins::Masked;
@@ -27,6 +28,7 @@ pub use problem::{Excerpt, Place, Problem, Problems, Severity, Spot};
 pub use rules::PlacedRule;
 pub use settings::{Keeper, LogSettings, Sandbox, Settings};
 pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
+pub use watched::watched;
 
 use crate::account::{Account, AccountError};
 use crate::document::Documents;

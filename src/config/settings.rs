@@ -33,6 +33,8 @@ pub struct Settings {
     pub policy_dirs: Vec<PathBuf>,
     /// Those of them whose files come from packages.
     pub vendor_dirs: Vec<PathBuf>,
+    /// Whether a change of the files makes a reload by itself.
+    pub watch: bool,
     /// What clients may use up.
     pub limits: Limits,
     /// From where a connection begins with a header of the PROXY protocol.
@@ -65,6 +67,7 @@ impl Default for Settings {
             .map(PathBuf::from)
             .to_vec(),
             vendor_dirs: vec![PathBuf::from("/usr/lib/masterpolicyd/policy.d")],
+            watch: false,
             limits: Limits::default(),
             balancers: Vec::new(),
             log: LogSettings::default(),

@@ -291,6 +291,13 @@ impl Files {
         walk(&Disk, start, path, trail)
     }
 
+    /// What has a say in where a path leads, and why it leads nowhere.
+    pub(super) fn trail(&self, path: &Path) -> (Trail, Option<Stop>) {
+        let mut trail = Trail::default();
+        let stop = self.walk(None, &self.absolute(path), &mut trail).err();
+        (trail, stop)
+    }
+
     fn problem(&self, stop: &Stop, named: &Path, what: &str) -> Problem {
         match stop {
             Stop::System(place, errno) => {

@@ -57,6 +57,7 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
         .collect();
     writeln!(f, "# policy-dirs = [{}]", directories.join(", "))?;
     writeln!(f, "policy-dirs = [] # their rules stand below")?;
+    writeln!(f, "watch = {}", settings.watch)?;
     let limits = &settings.limits;
     writeln!(f, "\n[limits]\nconnections = {}", limits.connections)?;
     writeln!(f, "connections-per-source = {}", limits.connections_per_source)?;

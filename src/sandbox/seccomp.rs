@@ -77,6 +77,9 @@ const SERVING: &[c_long] = &[
 
 /// Allowed to who reads the configuration anew.
 const RELOADING: &[c_long] = &[
+    // What they act on is made before, and with `watch = true` only.
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
     libc::SYS_read,
     libc::SYS_fstat,
     libc::SYS_fstatfs,

@@ -18,9 +18,11 @@ mod signals;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, error, info};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::SigSet;
 
@@ -32,6 +34,7 @@ use crate::logging;
 use crate::network::Network;
 use crate::notify::{Message, Notifier};
 use crate::policy::MASTER_PORT;
+use crate::watch::Changes;
 use connection::{Connection, Progress};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
@@ -139,6 +142,8 @@ enum Wakes {
     Signals,
     /// The thread that reads configurations has finished.
     Reloaded,
+    /// Files of the configuration change.
+    Changes,
     Listener(usize),
     Connection(Purpose, usize),
 }
@@ -146,7 +151,8 @@ enum Wakes {
 impl Wakes {
     const SIGNALS: usize = usize::MAX;
     const RELOADED: usize = Self::SIGNALS - 1;
-    const LAST_LISTENER: usize = Self::RELOADED - 1;
+    const CHANGES: usize = Self::RELOADED - 1;
+    const LAST_LISTENER: usize = Self::CHANGES - 1;
     const LISTENERS: usize = 4096;
     const FIRST_SCRAPE: usize = usize::MAX / 2;
 }
@@ -156,6 +162,7 @@ impl From<Wakes> for Token {
         Self(match wakes {
             Wakes::Signals => Wakes::SIGNALS,
             Wakes::Reloaded => Wakes::RELOADED,
+            Wakes::Changes => Wakes::CHANGES,
             Wakes::Listener(index) => Wakes::LAST_LISTENER - index,
             Wakes::Connection(Purpose::Policy, key) => key,
             Wakes::Connection(Purpose::Metrics, key) => Wakes::FIRST_SCRAPE + key,
@@ -168,6 +175,7 @@ impl From<Token> for Wakes {
         match number {
             Self::SIGNALS => Self::Signals,
             Self::RELOADED => Self::Reloaded,
+            Self::CHANGES => Self::Changes,
             number if number > Self::LAST_LISTENER - Self::LISTENERS => {
                 Self::Listener(Self::LAST_LISTENER - number)
             }
@@ -196,6 +204,8 @@ pub struct Server {
     capacity: usize,
     service: Service,
     reloading: Reloading<Service>,
+    /// What happens to the files of the configuration, where that is watched.
+    changes: Option<Changes>,
     manager: Manager,
     counters: Counters,
     incidents: Incidents,
@@ -243,12 +253,26 @@ impl Server {
             capacity,
             service,
             reloading,
+            changes: None,
             manager: Manager::new(notifier, Instant::now()),
             counters: Counters::default(),
             incidents: Incidents::new(),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             stopping: None,
         })
+    }
+
+    /// Has the configuration read again when these changes have come to an end.
+    ///
+    /// # Errors
+    /// The system refuses to watch them.
+    pub fn reload_after(&mut self, changes: Changes) -> Result<(), ServerError> {
+        let descriptor = changes.as_fd().as_raw_fd();
+        let (token, readable) = (Wakes::Changes.into(), Interest::READABLE);
+        let registered = self.poll.registry().register(&mut SourceFd(&descriptor), token, readable);
+        registered.map_err(failed("watch the configuration"))?;
+        self.changes = Some(changes);
+        Ok(())
     }
 
     /// Serves until SIGTERM, SIGINT or SIGQUIT, and until what was in flight then is finished.
@@ -276,6 +300,11 @@ impl Server {
                 match event.token().into() {
                     Wakes::Signals => self.take_signals(now),
                     Wakes::Reloaded => self.take_reloaded(now),
+                    Wakes::Changes => {
+                        if let Some(changes) = &mut self.changes {
+                            changes.read(now);
+                        }
+                    }
                     Wakes::Listener(number) => {
                         let mut listeners = self.listeners.iter_mut();
                         if let Some(listener) = listeners.find(|it| it.number == number) {
@@ -317,6 +346,7 @@ impl Server {
                 self.scrapes.next_deadline(),
                 self.manager.due(self.doing()),
                 self.incidents.due(),
+                self.changes.as_ref().and_then(Changes::due),
                 self.stopping,
             ])
             .flatten()
@@ -336,6 +366,13 @@ impl Server {
             self.manager.keep_time(now, doing, || status);
         }
         self.incidents.settle(now);
+        if let Some(changes) = &mut self.changes {
+            if changes.due().is_some_and(|due| due <= now) {
+                changes.take_up();
+                info!("the configuration has changed");
+                self.reload(now);
+            }
+        }
     }
 
     /// What the service manager is told of by and by.
@@ -743,6 +780,7 @@ mod tests {
         for wakes in [
             Wakes::Signals,
             Wakes::Reloaded,
+            Wakes::Changes,
             Wakes::Listener(0),
             Wakes::Listener(Wakes::LISTENERS - 1),
             Wakes::Connection(Purpose::Policy, 0),

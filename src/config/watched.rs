@@ -1,0 +1,49 @@
+//! Where a change of the configuration shows: each file, and everything that decides which file that
+//! is. Judges nothing, and watches nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::bounds::FILES;
+use super::drop_ins::{ENDINGS, Format};
+use super::source::Files;
+use super::walk::{Kind, Stop};
+use crate::watch::Place;
+
+/// Where a change of the configuration shows whose main file is at `main`.
+#[must_use]
+pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<Place> {
+    let files = Files::beside(main);
+    let mut watched = BTreeSet::new();
+    add_trail(&mut watched, &files, main);
+    for path in policy_dirs {
+        add_trail(&mut watched, &files, path);
+        let opened = files.open_directory(path);
+        let Some(end) = opened.end.clone() else { continue };
+        let Ok(Some(directory)) = opened.content() else { continue };
+        for name in directory.names(FILES).unwrap_or_default() {
+            // A change of any other file shows in the directory.
+            let drop_in = path.join(&name);
+            if Format::of(&drop_in).is_some() && files.absolute(&drop_in).is_symlink() {
+                add_trail(&mut watched, &files, &drop_in);
+            }
+        }
+        watched.insert(Place::Entries(end.path, ENDINGS));
+    }
+    watched
+}
+
+fn add_trail(watched: &mut BTreeSet<Place>, files: &Files, path: &Path) {
+    let (trail, stop) = files.trail(path);
+    for found in trail.steps.into_iter().filter_map(|step| step.found) {
+        watched.insert(match found.status.kind {
+            Kind::Directory => Place::Way(found.path),
+            _ => Place::File(found.path),
+        });
+    }
+    if let Some(Stop::System(missing, _)) = stop {
+        if let (Some(directory), Some(name)) = (missing.parent(), missing.file_name()) {
+            watched.insert(Place::Missing(directory.to_owned(), name.to_owned()));
+        }
+    }
+}

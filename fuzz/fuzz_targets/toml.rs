@@ -17,8 +17,8 @@ fuzz_target!(|text: &str| {
     assert!(taken < processor_time::ALLOWED, "{} bytes took {taken:?}", text.len());
     for problem in problems {
         let place = &problem.place;
-        assert!((1..=lines).contains(&(place.line as usize)), "{problem}");
-        assert!(place.column >= 1, "{problem}");
+        assert!((1..=lines).contains(&(place.at.line as usize)), "{problem}");
+        assert!(place.at.column >= 1, "{problem}");
         assert!(!problem.message.is_empty());
     }
 });

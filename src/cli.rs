@@ -169,6 +169,7 @@ pub enum Show {
 /// What `probe` is told. Origin and time are read by the command, because monitoring wants to be
 /// told what is wrong with them in a line of its own form.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 #[command(override_usage = "masterpolicyd probe [OPTIONS] HOST PORT
        masterpolicyd probe [OPTIONS] HOST:PORT...
        masterpolicyd probe [OPTIONS] --targets FILE")]
@@ -188,6 +189,10 @@ pub struct Probe {
     /// The port of the master policy, to test a server elsewhere
     #[arg(long, value_name = "PORT", default_value_t = MASTER_PORT, value_parser = parse_port)]
     pub policy_port: u16,
+
+    /// Begin with a header of the PROXY protocol, as a balancer does that checks the server
+    #[arg(long)]
+    pub proxy_protocol: bool,
 
     /// How long to wait for the name and for each port; a player waits 3 seconds
     #[arg(long, value_name = "TIME", default_value = "3s")]

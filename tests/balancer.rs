@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use support::balancer::{Balancer, line, local, unknown, v2};
-use support::daemon::{RULES, dial, dial_from, document, document_of, finish, read_to_end};
+use support::daemon::{
+    RULES, dial, dial_from, document, document_of, finish, read_to_end, run_program,
+};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{in_own_network, listen};
 use support::{Daemon, Directory, Setup, figure};
@@ -274,6 +277,26 @@ fn an_ipv6_socket_and_its_own_addresses_are_meant_as_they_are_written() {
         answer(&daemon, &[&line(client, asked), &REQUEST[..]].concat()),
         document_of(843, RULES)
     );
+}
+
+#[test]
+fn the_commands_ask_a_daemon_that_wants_a_header() {
+    let daemon = trusting("").start();
+    let port = daemon.address().port().to_string();
+    let file = daemon.main_file();
+    let run = |arguments: &[&str]| {
+        let mut words: Vec<&OsStr> = vec!["-c".as_ref(), file.as_os_str()];
+        words.extend(arguments.iter().map(OsStr::new));
+        run_program(&words)
+    };
+    let probe = ["probe", "127.0.0.1", "5000", "--policy-port", &port, "--summary"];
+    let (code, stdout, _) = run(&[&probe[..], &["--proxy-protocol"]].concat());
+    assert_eq!(code, Some(0), "{stdout}");
+    let (code, stdout, _) = run(&probe);
+    assert_eq!(code, Some(1), "without a header nothing is answered: {stdout}");
+    assert_eq!(run(&["diff"]).0, Some(0));
+    let (_, stdout, stderr) = run(&["audit"]);
+    assert!(stdout.contains("gives out the configured policy"), "{stdout}{stderr}");
 }
 
 /// How many requests go through each balancer. `MASTERPOLICYD_BALANCED=100000` is the full

@@ -13,7 +13,7 @@ use std::thread;
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 
-use super::diff::Difference;
+use super::diff::{Difference, guise_towards};
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::table::{Cell, Table};
@@ -24,13 +24,13 @@ use crate::audit::{
     REDIRECT_PORT,
 };
 use crate::cli;
-use crate::config::Configuration;
+use crate::config::{Configuration, Settings};
 use crate::document::Documents;
 use crate::exit::Exit;
 use crate::inventory::{self, Listener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
 use crate::printable::Escaped;
-use crate::probe::player::{self, End};
+use crate::probe::player::{self, End, Guise};
 use crate::probe::{self, MASTER_LIMIT};
 
 /// How many addresses are asked at a time.
@@ -50,7 +50,7 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     };
     let Configuration { settings, documents, .. } = &configuration;
     let Questions { addresses, left_out } = audit::addresses_to_ask(&settings.listen, &listeners);
-    let answers = ask_each(&addresses, documents);
+    let answers = ask_each(&addresses, settings, documents);
     let audit = audit::compare(&configuration.policy(), &settings.listen, &listeners, &answers);
     let mut output = Output::to_stdout();
     if asked.json {
@@ -73,12 +73,17 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
 }
 
 /// Asks [`AT_A_TIME`], so that silent ones cost their time together.
-fn ask_each(addresses: &[SocketAddr], documents: &Documents) -> Vec<(SocketAddr, Answer)> {
+fn ask_each(
+    addresses: &[SocketAddr],
+    settings: &Settings,
+    documents: &Documents,
+) -> Vec<(SocketAddr, Answer)> {
     let next = AtomicUsize::new(0);
     let ask_in_turn = || {
         let mut answers = Vec::new();
         while let Some(&address) = addresses.get(next.fetch_add(1, Ordering::Relaxed)) {
-            answers.push((address, ask(address, documents)));
+            let guise = guise_towards(address, settings);
+            answers.push((address, ask(address, guise, documents)));
         }
         answers
     };
@@ -96,8 +101,8 @@ fn ask_each(addresses: &[SocketAddr], documents: &Documents) -> Vec<(SocketAddr,
 }
 
 /// Asks one address for its policy as a player does, and compares that with what it ought to be.
-fn ask(address: SocketAddr, documents: &Documents) -> Answer {
-    let seen = player::ask(address, MASTER_LIMIT);
+fn ask(address: SocketAddr, guise: Guise, documents: &Documents) -> Answer {
+    let seen = player::ask(address, MASTER_LIMIT, guise);
     match seen.end {
         End::Refused => Answer::Refused,
         End::Filtered => Answer::Filtered,
@@ -264,7 +269,8 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration) -> String 
 fn difference(port: &PolicyPort, configuration: &Configuration) -> String {
     let other = |heard: &&Heard| heard.holder == Holder::Judged && heard.answer == Answer::Other;
     let Some(heard) = port.answers.iter().find(other) else { return String::new() };
-    match probe::fetch(heard.address, MASTER_LIMIT) {
+    let guise = guise_towards(heard.address, &configuration.settings);
+    match probe::fetch(heard.address, MASTER_LIMIT, guise) {
         Ok(served) => {
             let difference = Difference::between(configuration, &served, heard.address);
             format!(" ({difference}: see masterpolicyd diff)")

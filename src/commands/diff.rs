@@ -14,10 +14,11 @@ use super::rule_json::{PlacedRuleJson, RuleJson};
 use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::audit;
-use crate::config::{Configuration, PlacedRule};
+use crate::config::{Configuration, PlacedRule, Settings};
 use crate::exit::Exit;
 use crate::policy::{Domain, MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 use crate::probe::finding::{Counted, Finding};
+use crate::probe::player::Guise;
 use crate::probe::{self, Ask, MASTER_LIMIT};
 
 /// Prints the answer: 0 the same, 1 they differ, 2 that could not be told.
@@ -25,7 +26,7 @@ use crate::probe::{self, Ask, MASTER_LIMIT};
 pub fn run(config: &Path, json: bool) -> Exit {
     // Whatever is wrong with it, the question stays open.
     let Ok(configuration) = load(config) else { return Exit::Unknown };
-    let (address, served) = match ask(&configuration.settings.listen) {
+    let (address, served) = match ask(&configuration.settings) {
         Ok(answer) => answer,
         Err(failures) => {
             for (address, finding) in failures {
@@ -52,17 +53,27 @@ pub fn run(config: &Path, json: bool) -> Exit {
 }
 
 /// The policy of the first address of `listen` that gives one out, those on port 843 first.
-fn ask(listen: &[SocketAddr]) -> Result<(SocketAddr, Policy), Vec<(SocketAddr, Finding)>> {
-    let mut servers: Vec<_> = listen.iter().copied().map(audit::reachable).collect();
+fn ask(settings: &Settings) -> Result<(SocketAddr, Policy), Vec<(SocketAddr, Finding)>> {
+    let mut servers: Vec<_> = settings.listen.iter().copied().map(audit::reachable).collect();
     servers.sort_by_key(|address| address.port() != MASTER_PORT);
     let mut failures = Vec::new();
     for address in servers {
-        match probe::fetch(address, MASTER_LIMIT) {
+        match probe::fetch(address, MASTER_LIMIT, guise_towards(address, settings)) {
             Ok(policy) => return Ok((address, policy)),
             Err(finding) => failures.push((address, finding)),
         }
     }
     Err(failures)
+}
+
+/// As whom the daemon of this host is asked at `address`, which is this host's: the question comes
+/// from there, and may count as a balancer's.
+pub(super) fn guise_towards(address: SocketAddr, settings: &Settings) -> Guise {
+    if settings.balancers.iter().any(|network| network.contains(address.ip())) {
+        Guise::Balancer
+    } else {
+        Guise::Player
+    }
 }
 
 /// What a reload would change.

@@ -20,6 +20,7 @@ use crate::duration::{DurationError, Written};
 use crate::exit::Exit;
 use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
+use crate::probe::player::Guise;
 use crate::probe::{Family, Milestone, Question, Target, TargetError, probe};
 use report::{ReportJson, State, Tally, Wording};
 
@@ -218,6 +219,7 @@ fn understand(args: &cli::Probe) -> Result<(Vec<Target>, Question), ProbeError> 
             (_, true) => Family::V6,
             _ => Family::Any,
         },
+        guise: if args.proxy_protocol { Guise::Balancer } else { Guise::Player },
     };
     let mut targets = match pair(&args.targets) {
         Some((host, port)) => vec![Target::from_parts(host, port).map_err(ProbeError::Target)?],

@@ -260,7 +260,8 @@ impl Finding {
                 "tls-server",
                 Fault,
                 nobody,
-                "serve the policy in the clear; only SecureSocket asks over TLS",
+                "content with SecureSocket can use it, content with Socket cannot; serve the policy in the \
+                 clear as well",
             ),
             Self::NotXml { .. } => (
                 "not-xml",

@@ -21,7 +21,7 @@ use crate::policy::{
 use crate::printable::{Escaped, is_printable};
 use bounded::{Unfinished, within};
 use finding::{Diagnosis, Finding, Gravity, PLAYERS, Reception};
-use player::Transcript;
+use player::{Guise, Transcript};
 use resolver::Resolution;
 
 /// How long a player waits for port 843.
@@ -159,6 +159,8 @@ pub struct Question {
     pub limit: Duration,
     /// Which addresses are asked.
     pub family: Family,
+    /// As whom the master is asked; all other ports are asked as by a player.
+    pub guise: Guise,
 }
 
 impl Default for Question {
@@ -169,6 +171,7 @@ impl Default for Question {
             policy_port: MASTER_PORT,
             limit: MASTER_LIMIT,
             family: Family::Any,
+            guise: Guise::Player,
         }
     }
 }
@@ -384,21 +387,26 @@ pub fn probe(
     let started = Instant::now();
     let resolution = resolver::resolve(target, question.family, question.limit);
     on_milestone(Milestone::Resolved(&resolution));
+    let ask = |server, role, limit| {
+        let guise = if role == Ask::Master { question.guise } else { Guise::Player };
+        player::ask(server, limit, guise)
+    };
     let mut walk = |&server| {
         let on_step = |step: &Step| on_milestone(Milestone::Asked(step));
-        walk(server, question, player::ask, player::greet, on_step)
+        walk(server, question, ask, player::greet, on_step)
     };
     let walks: Vec<_> = resolution.servers.iter().flatten().map(&mut walk).collect();
     let outcome = sum_up(&walks);
     Report { target: target.clone(), resolution, walks, outcome, took: started.elapsed() }
 }
 
-/// The policy that `server` gives out as a master, in the same time as a step of [`probe`].
+/// The policy that `server` gives out as a master to whom asks in this guise, in the same time as a
+/// step of [`probe`].
 ///
 /// # Errors
 /// The gravest finding, where no policy came.
-pub fn fetch(server: SocketAddr, limit: Duration) -> Result<Policy, Finding> {
-    let seen = player::ask(server, limit);
+pub fn fetch(server: SocketAddr, limit: Duration, guise: Guise) -> Result<Policy, Finding> {
+    let seen = player::ask(server, limit, guise);
     let step = read_in_time(server, Ask::Master, seen, server.port(), &Question::default());
     match step.decision {
         Some((policy, _)) => Ok(policy),
@@ -410,12 +418,12 @@ pub fn fetch(server: SocketAddr, limit: Duration) -> Result<Policy, Finding> {
 /// failure leaves room for others, the port that the content named; then the destination itself.
 /// The first policy that grants the connection ends it.
 ///
-/// `ask` makes the exchange, waiting no longer than it is told. Where a policy server should be
+/// `ask` makes the exchange in that capacity, waiting no longer than it is told. Where a policy server should be
 /// and not a word was said, `greet` asks who it is.
 fn walk(
     destination: SocketAddr,
     question: &Question,
-    mut ask: impl FnMut(SocketAddr, Duration) -> Transcript,
+    mut ask: impl FnMut(SocketAddr, Ask, Duration) -> Transcript,
     greet: impl Fn(SocketAddr, Duration) -> Vec<u8>,
     mut on_step: impl FnMut(&Step),
 ) -> Walk {
@@ -423,7 +431,7 @@ fn walk(
     for (port, role, limit) in plan(destination.port(), question) {
         let mut server = destination;
         server.set_port(port);
-        let seen = ask(server, limit);
+        let seen = ask(server, role, limit);
         let mut step = read_in_time(server, role, seen, destination.port(), question);
         // That a service without a policy stays silent needs no explanation.
         if role != Ask::Destination && finding::is_wordless(&step.findings) {
@@ -590,7 +598,7 @@ mod tests {
     fn walk_among(answers: &[(u16, &str)], port: u16, question: &Question) -> (Vec<u16>, Walk) {
         let mut asked = Vec::new();
         let destination = SocketAddr::from(([192, 0, 2, 1], port));
-        let ask = |server: SocketAddr, _| {
+        let ask = |server: SocketAddr, _, _| {
             asked.push(server.port());
             let answer = answers.iter().find(|(port, _)| *port == server.port());
             let received = answer.map_or_else(Vec::new, |(_, text)| format!("{text}\0").into());
@@ -666,7 +674,7 @@ mod tests {
         let walk = walk(
             SocketAddr::from(([192, 0, 2, 1], 5000)),
             &question,
-            |_, took| Transcript { reads: 0, received: Vec::new(), end: End::TimedOut, took },
+            |_, _, took| Transcript { reads: 0, received: Vec::new(), end: End::TimedOut, took },
             |server, limit| {
                 greeted.borrow_mut().push((server.port(), limit));
                 if server.port() == 843 { vec![0x15, 3, 3] } else { Vec::new() }

@@ -10,6 +10,20 @@ use std::time::{Duration, Instant};
 /// What a player sends: 22 bytes and a NUL.
 pub const REQUEST: &[u8] = b"<policy-file-request/>\0";
 
+/// What a balancer sends on a connection of its own: a header of the PROXY protocol, version 2, with
+/// the command `LOCAL` and nothing more.
+pub const LOCAL_HEADER: &[u8; 16] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// As whom a server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guise {
+    /// A player.
+    #[default]
+    Player,
+    /// A balancer that checks it: [`LOCAL_HEADER`] comes before the request.
+    Balancer,
+}
+
 /// Longer answers are cut off here, so that no server can fill the memory of whoever asks it.
 pub const ANSWER_LIMIT: usize = 1024 * 1024;
 
@@ -73,22 +87,25 @@ pub struct Transcript {
 
 /// Asks `server` for its policy and waits for it no longer than `limit`, connecting included.
 #[must_use]
-pub fn ask(server: SocketAddr, limit: Duration) -> Transcript {
+pub fn ask(server: SocketAddr, limit: Duration, guise: Guise) -> Transcript {
     let started = Instant::now();
     let mut received = Vec::new();
     let mut reads = 0;
     let end = match TcpStream::connect_timeout(&server, limit) {
         Err(error) => not_connected(&error),
         Ok(stream) if is_its_own_peer(&stream) => End::Refused,
-        Ok(mut stream) => match request(&mut stream, started + limit, &mut received, &mut reads) {
-            Ok(Some(end)) => end,
-            Ok(None) => {
-                let took = started.elapsed();
-                let end = End::Answered(watch_the_end(&mut stream, &mut received));
-                return Transcript { received, reads, end, took };
+        Ok(mut stream) => {
+            let deadline = started + limit;
+            match request(&mut stream, guise, deadline, &mut received, &mut reads) {
+                Ok(Some(end)) => end,
+                Ok(None) => {
+                    let took = started.elapsed();
+                    let end = End::Answered(watch_the_end(&mut stream, &mut received));
+                    return Transcript { received, reads, end, took };
+                }
+                Err(error) => End::Failed(error.to_string()),
             }
-            Err(error) => End::Failed(error.to_string()),
-        },
+        }
     };
     Transcript { received, reads, end, took: started.elapsed() }
 }
@@ -135,11 +152,17 @@ fn not_connected(error: &io::Error) -> End {
 /// Sends the request and reads to the NUL, for which it returns `None`.
 fn request(
     stream: &mut TcpStream,
+    guise: Guise,
     deadline: Instant,
     received: &mut Vec<u8>,
     reads: &mut usize,
 ) -> io::Result<Option<End>> {
-    let reset_early = match stream.write_all(REQUEST) {
+    let written = match guise {
+        Guise::Player => stream.write_all(REQUEST),
+        // In one segment, as a balancer whose client has asked already.
+        Guise::Balancer => stream.write_all(&[LOCAL_HEADER, REQUEST].concat()),
+    };
+    let reset_early = match written {
         Ok(()) => false,
         // What the server sent before that can still be read, but not that it was a reset.
         Err(error) if is_reset(&error) => true,

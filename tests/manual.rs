@@ -456,8 +456,11 @@ fn host(drop_ins: &BTreeMap<String, String>) -> Directory {
 }
 
 /// An example of the main file, with the keys that it needs to be loaded here: a user when this
-/// is root, and no directory of this machine.
+/// is root, and no directory of this machine. The account of the packages may not exist here.
 fn complete(text: &str, directory: &Directory) -> String {
+    let text = text
+        .replace("user = \"_masterpolicyd\"", &format!("user = \"{}\"", support::SERVICE_USER))
+        .replace("group = \"_masterpolicyd\"", "group = \"daemon\"");
     let is_set = |key: &str| text.lines().any(|line| line.starts_with(key));
     let user = if is_root() && !is_set("user =") {
         format!("user = \"{}\"\n", support::SERVICE_USER)
@@ -469,7 +472,7 @@ fn complete(text: &str, directory: &Directory) -> String {
     } else {
         format!("policy-dirs = [\"{}/policy.d\"]\n", directory.path().display())
     };
-    user + &directories + text
+    user + &directories + &text
 }
 
 /// Runs a script in which `masterpolicyd` is the program under test with the configuration in

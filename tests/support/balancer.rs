@@ -82,7 +82,7 @@ impl Balancer {
         let file = directory.write("haproxy.cfg", configuration.replace("DIRECTORY", path));
         let mut command = Command::new(program);
         // In the foreground; a master that starts a new worker on SIGUSR2.
-        command.arg("-W").arg("-db").arg("-f").arg(file);
+        command.args(["-W", "-db", "-q"]).arg("-f").arg(file);
         Some(Self::start(command, directory, address))
     }
 

@@ -255,6 +255,21 @@ fn whoever_makes_room_is_answered_where_header_and_request_have_come() {
 }
 
 #[test]
+fn a_stop_waits_for_the_request_behind_a_header() {
+    let mut daemon = trusting("").start();
+    let mut streams = [9, 28].map(|length| sent(&daemon, &v2(client(1, 5000), ASKED)[..length]));
+    answer(&daemon, &[&local(), &REQUEST[..]].concat());
+    daemon.signal(Signal::SIGTERM);
+    daemon.log.wait_for("SIGTERM: stopping");
+    streams[0].write_all(&v2(client(1, 5000), ASKED)[9..]).expect("the rest of the header");
+    for stream in &mut streams {
+        stream.write_all(REQUEST).expect("the request");
+        assert_eq!(read_to_end(stream), document_of(843, RULES));
+    }
+    assert_eq!(daemon.wait_for_exit(support::SOON).code(), Some(0));
+}
+
+#[test]
 fn a_reload_changes_who_is_believed() {
     let mut daemon = trusting("").start();
     let asked = [&v2(client(1, 5000), ASKED), &REQUEST[..]].concat();

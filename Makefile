@@ -8,6 +8,7 @@
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
 #   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
 #   sudo make soak          everything at once, at random, for SOAK_MINUTES, 10 unless told otherwise
+#   make manual             the manual as Markdown, in docs/manual
 #   make dist               the source with its crates, a bill of materials, and sums, in target/dist
 #   sudo make install       what was built, with units, under PREFIX and DESTDIR
 #   sudo make uninstall     all of that but /etc/masterpolicyd
@@ -32,7 +33,7 @@ INSTALL = install
 
 FUZZ_SECONDS = 600
 
-.PHONY: all build run check bench fuzz soak install uninstall clean
+.PHONY: all build run check bench fuzz soak manual install uninstall clean
 .PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
@@ -63,6 +64,7 @@ check-lints:
 
 check-manual:
 	@scripts/if-installed "command -v mandoc" mandoc scripts/lint-manual $(PAGES)
+	@scripts/if-installed "command -v mandoc" "mandoc (docs/manual)" scripts/manual --check
 
 check-scripts:
 	@scripts/if-installed "command -v shellcheck" shellcheck shellcheck $(SCRIPTS)
@@ -84,6 +86,9 @@ bench:
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+manual:
+	@scripts/manual
 
 soak:
 	@scripts/prepare check

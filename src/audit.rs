@@ -352,10 +352,12 @@ fn holder_of(
 ) -> Holder {
     let is_held =
         holders.iter().any(|it| it.covers(address) || it.may_cover(address) && answer.is_taken());
-    match is_held {
-        false => Holder::Nobody,
-        true if is_judged(address, listen) => Holder::Judged,
-        true => Holder::Other,
+    if !is_held {
+        Holder::Nobody
+    } else if is_judged(address, listen) {
+        Holder::Judged
+    } else {
+        Holder::Other
     }
 }
 

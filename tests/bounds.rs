@@ -46,17 +46,17 @@ fn xml_rule(domain: &str, ports: &str) -> String {
 #[test]
 fn the_rule_that_is_one_too_many_is_named_with_its_place() {
     let scratch = scratch();
-    let rules = |range: std::ops::Range<usize>| {
-        range.fold(String::new(), |mut text, number| {
+    let rules = |first: usize, count: usize| {
+        (first..first + count).fold(String::new(), |mut text, number| {
             writeln!(text, "{}", xml_rule("*", &(number + 2000).to_string())).unwrap();
             text
         })
     };
-    scratch.file("policy.d/a.xml", xml(&rules(0..RULES - 1)));
-    scratch.file("policy.d/b.xml", xml(&rules(RULES..RULES + 1)));
+    scratch.file("policy.d/a.xml", xml(&rules(0, RULES - 1)));
+    scratch.file("policy.d/b.xml", xml(&rules(RULES, 1)));
     let (said, code) = check(&scratch);
     assert_eq!(code, Some(0), "{said}");
-    scratch.file("policy.d/b.xml", xml(&rules(RULES..RULES + 3)));
+    scratch.file("policy.d/b.xml", xml(&rules(RULES, 3)));
     let (said, code) = check(&scratch);
     assert_eq!(code, Some(1), "{said}");
     let said = lines(&said);

@@ -310,6 +310,7 @@ fn returned_from(pid: Pid, number: c_long) -> Option<i64> {
     (returns && registers.orig_rax == number.unsigned_abs()).then(|| returned(registers))
 }
 
+#[allow(clippy::similar_names, reason = "the processor names them so")]
 fn call_of(registers: Registers, number: u64, arguments: Arguments) -> Registers {
     let [rdi, rsi, rdx, r10, r8, r9] = arguments;
     Registers {

@@ -149,7 +149,7 @@ impl Batch {
             covering &= self.granting_all_of(range);
         }
         let bits = 0..self.rules.len();
-        bits.filter(move |bit| covering >> bit & 1 == 1).map(|bit| self.rules[bit])
+        bits.filter(move |bit| (covering >> bit) & 1 == 1).map(|bit| self.rules[bit])
     }
 
     fn granting_all_of(&self, range: PortRange) -> u64 {
@@ -230,7 +230,7 @@ mod tests {
         // once joined to ranges.
         let ports = [1, 2, 3, 5, 6, 65_534, 65_535];
         let sets = (1_u32..1 << ports.len()).map(|bits| {
-            let members = (0..ports.len()).filter(|bit| bits >> bit & 1 == 1);
+            let members = (0..ports.len()).filter(|bit| (bits >> bit) & 1 == 1);
             PortSet::from_ranges(members.map(|bit| PortRange::from(ports[bit]))).unwrap()
         });
         let rules: Vec<_> = sets

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_greeting_is_as_long_as_it_says() {
-        let length = |bytes: &[u8]| usize::from(bytes[0]) << 8 | usize::from(bytes[1]);
+        let length = |bytes: &[u8]| (usize::from(bytes[0]) << 8) | usize::from(bytes[1]);
         assert_eq!(length(&GREETING[3..]), GREETING.len() - 5);
         assert_eq!(length(&GREETING[7..]), GREETING.len() - 9);
         assert_eq!(REQUEST.len(), 23);

@@ -482,7 +482,7 @@ impl Binary {
             }
             Value::Bytes { kind, left } => {
                 if let (CHECKSUM, Some(said)) = (kind, &mut self.checksum.said) {
-                    *said = *said << 8 | u32::from(byte);
+                    *said = (*said << 8) | u32::from(byte);
                     counted = 0;
                 }
                 Value::Bytes { kind, left: left - 1 }.unless_it_ended()

@@ -42,7 +42,7 @@ impl Status {
     /// Whether a signal is held back; of a thread where the number is that of a thread.
     pub(crate) fn holds_back(&self, signal: Signal) -> bool {
         let mask = u64::from_str_radix(self.field("SigBlk"), 16).expect("a mask");
-        mask & 1 << (signal as i32 - 1) != 0
+        mask & (1 << (signal as i32 - 1)) != 0
     }
 
     /// Resident memory in KiB.

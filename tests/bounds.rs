@@ -174,13 +174,13 @@ fn the_manual_states_every_bound() {
     let (bounds, _) = bounds.split_once(".Sh ").unwrap();
     let bounds = bounds.replace('\n', " ");
     for stated in [
-        format!("a file of more than {} MiB", MAX_FILE_SIZE / 1024 / 1024),
-        format!("more than {FILES} files"),
-        format!("more than {} MiB in all", SIZE / 1024 / 1024),
-        format!("more than {RULES} rules"),
-        format!("a document of more than {MAX_SIZE} bytes"),
-        format!("more than {ENTRIES} addresses"),
-        format!("the first {TOLD} errors and the first {TOLD} warnings"),
+        format!("{} MiB for a file", MAX_FILE_SIZE / 1024 / 1024),
+        format!("{FILES} files"),
+        format!("{} MiB for all files together", SIZE / 1024 / 1024),
+        format!("{RULES} rules"),
+        format!("{MAX_SIZE} bytes for the document"),
+        format!("{ENTRIES} addresses"),
+        format!("more than {TOLD} errors or more than {TOLD} warnings"),
     ] {
         assert!(bounds.contains(&stated), "{stated}");
     }

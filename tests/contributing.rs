@@ -266,3 +266,21 @@ fn the_table_of_dependencies_is_that_of_cargo() {
         assert!(computed.contains_key(name), "{name} is in the table and not in Cargo.toml");
     }
 }
+
+#[test]
+fn every_file_that_names_the_version_names_this_one() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, words) in [
+        ("CHANGELOG.md", format!("\n## [{version}] - ")),
+        ("packaging/debian/changelog", format!("masterpolicyd ({version}-1) ")),
+        ("packaging/rpm/masterpolicyd.spec", format!("\nVersion:        {version}\n")),
+        ("packaging/rpm/masterpolicyd.spec", format!("> - {version}-1\n")),
+        ("packaging/kubernetes/Dockerfile", format!(" -t masterpolicyd:{version} ")),
+        ("packaging/kubernetes/Dockerfile", format!("image.version=\"{version}\"")),
+        ("packaging/kubernetes/daemonset.yaml", format!(" image: masterpolicyd:{version}\n")),
+        ("docs/fleet.md", format!("/masterpolicyd_{version}-1_amd64.deb")),
+    ] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(text.contains(&words), "{file}: no {words:?}");
+    }
+}

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::inventory::Listener;
+use crate::inventory::HostListener;
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, PortRange};
 
 /// Where policy servers without privileges used to listen, behind a redirect from 843.
@@ -23,7 +23,7 @@ pub struct Audit {
     /// `none`.
     pub grants: Vec<Grant>,
     /// What listens to the outside and is neither granted nor on a policy port.
-    pub ungranted: Vec<Listener>,
+    pub ungranted: Vec<HostListener>,
 }
 
 /// How many addresses are asked at most: any user can listen on thousands.
@@ -53,9 +53,9 @@ pub struct PolicyPort {
     /// The port.
     pub port: u16,
     /// Who holds what `listen` covers of it; where `listen` does not name the port, all of it.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<HostListener>,
     /// Who holds other addresses of it, as another instance does: none of this policy's business.
-    pub others: Vec<Listener>,
+    pub others: Vec<HostListener>,
     /// What `listen` names and nobody listens on.
     pub missing: Vec<SocketAddr>,
     /// What was heard there.
@@ -200,7 +200,7 @@ pub struct Grant {
     /// The rules, as indices into [`Policy::rules`].
     pub rules: Vec<usize>,
     /// Who listens on one of them.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<HostListener>,
     /// What to think of it.
     pub state: GrantState,
 }
@@ -249,7 +249,7 @@ impl GrantState {
 /// where nobody listens; and whatever else holds a part of what [`is_judged`]. A wildcard is asked
 /// over loopback.
 #[must_use]
-pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[Listener]) -> Questions {
+pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[HostListener]) -> Questions {
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let master = loopback.map(|ip| SocketAddr::new(ip, MASTER_PORT));
     let held = listeners.iter().map(|listener| listener.address);
@@ -292,7 +292,7 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 pub fn compare(
     policy: &Policy,
     listen: &[SocketAddr],
-    listeners: &[Listener],
+    listeners: &[HostListener],
     answers: &[(SocketAddr, Answer)],
 ) -> Audit {
     let mut ports: BTreeSet<_> = listen.iter().map(SocketAddr::port).collect();
@@ -318,7 +318,7 @@ pub fn compare(
 fn compare_policy_port(
     port: u16,
     listen: &[SocketAddr],
-    listeners: &[Listener],
+    listeners: &[HostListener],
     answers: &[(SocketAddr, Answer)],
 ) -> PolicyPort {
     let listen: Vec<_> = listen.iter().copied().filter(|it| it.port() == port).collect();
@@ -348,7 +348,7 @@ fn holder_of(
     address: SocketAddr,
     answer: Answer,
     listen: &[SocketAddr],
-    holders: &[&Listener],
+    holders: &[&HostListener],
 ) -> Holder {
     let is_held =
         holders.iter().any(|it| it.covers(address) || it.may_cover(address) && answer.is_taken());
@@ -362,7 +362,7 @@ fn holder_of(
 }
 
 /// What `listen` names of a port and nobody listens on.
-fn missing(listen: &[SocketAddr], holders: &[&Listener], answers: &[Heard]) -> Vec<SocketAddr> {
+fn missing(listen: &[SocketAddr], holders: &[&HostListener], answers: &[Heard]) -> Vec<SocketAddr> {
     let is_missing = |&address: &SocketAddr| {
         let asked = reachable(address);
         let heard = answers.iter().find(|heard| heard.address == asked);
@@ -376,7 +376,7 @@ fn missing(listen: &[SocketAddr], holders: &[&Listener], answers: &[Heard]) -> V
     listen.iter().copied().filter(is_missing).collect()
 }
 
-fn port_state(listeners: &[Listener], missing: &[SocketAddr], answers: &[Heard]) -> PortState {
+fn port_state(listeners: &[HostListener], missing: &[SocketAddr], answers: &[Heard]) -> PortState {
     let any = |holder, is_so: fn(Answer) -> bool| {
         answers.iter().any(|heard| heard.holder == holder && is_so(heard.answer))
     };
@@ -397,7 +397,11 @@ fn port_state(listeners: &[Listener], missing: &[SocketAddr], answers: &[Heard])
     }
 }
 
-fn compare_grants(policy: &Policy, listen: &[SocketAddr], listeners: &[Listener]) -> Vec<Grant> {
+fn compare_grants(
+    policy: &Policy,
+    listen: &[SocketAddr],
+    listeners: &[HostListener],
+) -> Vec<Grant> {
     if policy.meta_policy == MetaPolicy::None {
         return Vec::new();
     }
@@ -417,7 +421,7 @@ fn compare_grants(policy: &Policy, listen: &[SocketAddr], listeners: &[Listener]
                 .filter(|listener| contains(ports, listener.address.port()))
                 .cloned()
                 .collect();
-            let is_reached = |listener: &Listener| audience_is_local || !listener.is_loopback();
+            let is_reached = |listener: &HostListener| audience_is_local || !listener.is_loopback();
             let state = if listeners.iter().any(is_reached) {
                 GrantState::Listening
             } else if listeners.is_empty() {
@@ -445,8 +449,8 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn listeners(texts: &[&str]) -> Vec<Listener> {
-        let listener = |address| Listener { address, inode: 1, uid: 0, process: None };
+    fn listeners(texts: &[&str]) -> Vec<HostListener> {
+        let listener = |address| HostListener { address, inode: 1, uid: 0, process: None };
         addresses(texts).into_iter().map(listener).collect()
     }
 

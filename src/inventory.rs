@@ -18,7 +18,7 @@ const INIT: i32 = 1;
 
 /// A TCP socket that waits for connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
+pub struct HostListener {
     /// Where it listens. The kernel does not tell here whether an IPv6 wildcard takes IPv4
     /// connections as well.
     pub address: SocketAddr,
@@ -30,7 +30,7 @@ pub struct Listener {
     pub process: Option<Process>,
 }
 
-impl Listener {
+impl HostListener {
     /// Whether only this host can reach it.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -131,7 +131,7 @@ impl std::error::Error for InventoryError {
 ///
 /// Reads the descriptors of every process that may be read, so the call takes milliseconds on a
 /// small host and tenths of a second on one with thousands of processes.
-pub fn listeners() -> Result<Vec<Listener>, InventoryError> {
+pub fn listeners() -> Result<Vec<HostListener>, InventoryError> {
     let mut listeners = sockets()?;
     let holders = processes(listeners.iter().map(|listener| listener.inode));
     for listener in &mut listeners {
@@ -143,7 +143,7 @@ pub fn listeners() -> Result<Vec<Listener>, InventoryError> {
 /// Who keeps `address` from being bound (an IPv6 one as v6-only); empty when nobody listens in its way, or when that
 /// cannot be found out.
 #[must_use]
-pub fn holders(address: SocketAddr) -> Vec<Listener> {
+pub fn holders(address: SocketAddr) -> Vec<HostListener> {
     let mut in_the_way = conflicting(sockets().unwrap_or_default(), address);
     let holders = processes(in_the_way.iter().map(|listener| listener.inode));
     for listener in &mut in_the_way {
@@ -153,9 +153,9 @@ pub fn holders(address: SocketAddr) -> Vec<Listener> {
 }
 
 /// Those that certainly are in the way of `address`, else those that may be.
-fn conflicting(mut sockets: Vec<Listener>, address: SocketAddr) -> Vec<Listener> {
+fn conflicting(mut sockets: Vec<HostListener>, address: SocketAddr) -> Vec<HostListener> {
     let is_certain =
-        |socket: &Listener| matches!(socket.conflict(address), Some(Conflict::Certain));
+        |socket: &HostListener| matches!(socket.conflict(address), Some(Conflict::Certain));
     if sockets.iter().any(is_certain) {
         sockets.retain(is_certain);
     } else {
@@ -165,7 +165,7 @@ fn conflicting(mut sockets: Vec<Listener>, address: SocketAddr) -> Vec<Listener>
 }
 
 /// Every listening socket, the process of each still unknown.
-fn sockets() -> Result<Vec<Listener>, InventoryError> {
+fn sockets() -> Result<Vec<HostListener>, InventoryError> {
     let error = |table| move |source| InventoryError { table, source };
     let mut entries = procfs::net::tcp().map_err(error("/proc/net/tcp"))?;
     match procfs::net::tcp6() {
@@ -177,7 +177,7 @@ fn sockets() -> Result<Vec<Listener>, InventoryError> {
     let mut listeners: Vec<_> = entries
         .into_iter()
         .filter(|entry| entry.state == TcpState::Listen)
-        .map(|TcpNetEntry { local_address, inode, uid, .. }| Listener {
+        .map(|TcpNetEntry { local_address, inode, uid, .. }| HostListener {
             address: local_address,
             inode,
             uid,
@@ -233,8 +233,8 @@ mod tests {
 
     use super::*;
 
-    fn socket(address: &str) -> Listener {
-        Listener { address: address.parse().unwrap(), inode: 1, uid: 0, process: None }
+    fn socket(address: &str) -> HostListener {
+        HostListener { address: address.parse().unwrap(), inode: 1, uid: 0, process: None }
     }
 
     fn in_the_way(sockets: &[&str], address: &str) -> Vec<String> {

@@ -57,7 +57,7 @@ pub fn handed_over() -> Result<Range<RawFd>, BindError> {
 
 /// How a listening socket came to this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SocketOrigin {
     /// Bound by this process.
     Bound,
     /// Handed over by a socket unit, or by whoever sets `LISTEN_FDS`.
@@ -69,7 +69,7 @@ pub enum Origin {
     },
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SocketOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Bound => "bound",
@@ -87,7 +87,7 @@ pub struct ListeningSocket {
     /// The address that was asked for. With port 0, only the socket knows which port it got.
     pub address: SocketAddr,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: SocketOrigin,
 }
 
 /// Everything that [`bind`] achieved.
@@ -152,7 +152,7 @@ pub struct Inherited {
 struct Offer<T> {
     socket: T,
     address: SocketAddr,
-    origin: Origin,
+    origin: SocketOrigin,
 }
 
 impl Inherited {
@@ -173,7 +173,7 @@ impl Inherited {
                     inherited.offers.push(Offer { socket, address, origin });
                 }
                 // The store outlives whoever filled it, so it must not keep us from starting.
-                (Err(reason), Origin::Stored { name }) => {
+                (Err(reason), SocketOrigin::Stored { name }) => {
                     inherited.unusable_in_store.push((name, reason));
                 }
                 (Err(reason), _) => {
@@ -186,11 +186,11 @@ impl Inherited {
     }
 }
 
-fn origin_of(name: &str) -> Origin {
+fn origin_of(name: &str) -> SocketOrigin {
     if name.starts_with(STORE_PREFIX) {
-        Origin::Stored { name: name.to_owned() }
+        SocketOrigin::Stored { name: name.to_owned() }
     } else {
-        Origin::SocketUnit
+        SocketOrigin::SocketUnit
     }
 }
 
@@ -254,22 +254,22 @@ pub fn bind(
         bound.to_remove_from_store.push(name.clone());
         bound.warnings.push(Warning::UnusableInStore { name, reason });
     }
-    for (address, source) in plan.sources {
-        let (socket, origin) = match source {
-            Source::Adopt(socket, origin) => (socket, origin),
-            Source::Bind => {
+    for (address, action) in plan.actions {
+        let (socket, origin) = match action {
+            Action::Adopt(socket, origin) => (socket, origin),
+            Action::Bind => {
                 let (socket, presence) = bind_one(address, &refused, wait)?;
                 if presence == Presence::Absent {
                     bound.warnings.push(Warning::Absent(address));
                 }
-                (socket, Origin::Bound)
+                (socket, SocketOrigin::Bound)
             }
-            Source::Skip => {
+            Action::Skip => {
                 bound.warnings.push(Warning::NoIpv6(address));
                 continue;
             }
         };
-        if origin == Origin::SocketUnit && takes_ipv4_too(&socket, address) {
+        if origin == SocketOrigin::SocketUnit && takes_ipv4_too(&socket, address) {
             bound.warnings.push(Warning::DualStack(address));
         }
         bound.sockets.push(ListeningSocket { socket, address, origin });
@@ -279,7 +279,7 @@ pub fn bind(
     }
     // Not before all are bound: whoever connected would wait in the queue while another port is taken.
     for ListeningSocket { socket, address, origin } in &bound.sockets {
-        if *origin == Origin::Bound {
+        if *origin == SocketOrigin::Bound {
             // As long as the kernel allows, which caps it at net.core.somaxconn.
             let listening = SockRef::from(socket).listen(i32::MAX);
             listening.map_err(|reason| refused(*address, reason))?;
@@ -291,15 +291,15 @@ pub fn bind(
 /// Where the socket of each address comes from.
 #[derive(Debug)]
 struct Plan<T> {
-    sources: Vec<(SocketAddr, Source<T>)>,
+    actions: Vec<(SocketAddr, Action<T>)>,
     unused_in_store: Vec<String>,
     /// The sockets of these names.
     leftovers: Vec<T>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Source<T> {
-    Adopt(T, Origin),
+enum Action<T> {
+    Adopt(T, SocketOrigin),
     Bind,
     Skip,
 }
@@ -310,26 +310,26 @@ fn plan<T>(
     has_ipv6: &dyn Fn() -> bool,
 ) -> Result<Plan<T>, BindError> {
     let (mut unit, mut stored): (Vec<_>, Vec<_>) =
-        offers.into_iter().partition(|offer| offer.origin == Origin::SocketUnit);
+        offers.into_iter().partition(|offer| offer.origin == SocketOrigin::SocketUnit);
     let has_unit = !unit.is_empty();
-    let mut sources = Vec::with_capacity(addresses.len());
+    let mut actions = Vec::with_capacity(addresses.len());
     let mut missing = Vec::new();
     for &address in addresses {
         // Beside a socket unit the store can only hold leftovers of the time before it.
         let offers = if has_unit { &mut unit } else { &mut stored };
-        let source = match offers.iter().position(|offer| offer.address == address) {
+        let action = match offers.iter().position(|offer| offer.address == address) {
             Some(index) => {
                 let offer = offers.swap_remove(index);
-                Source::Adopt(offer.socket, offer.origin)
+                Action::Adopt(offer.socket, offer.origin)
             }
-            None if is_ipv6_wildcard(address) && !has_ipv6() => Source::Skip,
+            None if is_ipv6_wildcard(address) && !has_ipv6() => Action::Skip,
             None if has_unit => {
                 missing.push(address);
                 continue;
             }
-            None => Source::Bind,
+            None => Action::Bind,
         };
-        sources.push((address, source));
+        actions.push((address, action));
     }
     let unnamed: Vec<_> = unit.into_iter().map(|offer| offer.address).collect();
     if !missing.is_empty() || !unnamed.is_empty() {
@@ -337,22 +337,22 @@ fn plan<T>(
         return Err(BindError::Mismatch { missing, unnamed, ipv6_only });
     }
     let in_use = |name: &String| {
-        sources.iter().any(
-            |(_, source)| matches!(source, Source::Adopt(_, Origin::Stored { name: n }) if n == name),
+        actions.iter().any(
+            |(_, action)| matches!(action, Action::Adopt(_, SocketOrigin::Stored { name: n }) if n == name),
         )
     };
     let (mut unused_in_store, leftovers): (Vec<_>, Vec<_>) = stored
         .into_iter()
         .filter_map(|offer| match offer.origin {
-            Origin::Stored { name } => Some((name, offer.socket)),
-            Origin::Bound | Origin::SocketUnit => None,
+            SocketOrigin::Stored { name } => Some((name, offer.socket)),
+            SocketOrigin::Bound | SocketOrigin::SocketUnit => None,
         })
         // Removing a name from the store removes every socket of that name.
         .filter(|(name, _)| !in_use(name))
         .unzip();
     unused_in_store.sort();
     unused_in_store.dedup();
-    Ok(Plan { sources, unused_in_store, leftovers })
+    Ok(Plan { actions, unused_in_store, leftovers })
 }
 
 /// Gives the address of a leftover back at once. The store has a descriptor of it, too, and would
@@ -630,16 +630,16 @@ mod tests {
     }
 
     fn from_unit(text: &str) -> Offer<()> {
-        Offer { socket: (), address: text.parse().unwrap(), origin: Origin::SocketUnit }
+        Offer { socket: (), address: text.parse().unwrap(), origin: SocketOrigin::SocketUnit }
     }
 
     fn from_store(text: &str) -> Offer<()> {
         let address = text.parse().unwrap();
-        Offer { socket: (), address, origin: Origin::Stored { name: store_name(address) } }
+        Offer { socket: (), address, origin: SocketOrigin::Stored { name: store_name(address) } }
     }
 
-    fn sources(plan: Plan<()>) -> Vec<Source<()>> {
-        plan.sources.into_iter().map(|(_, source)| source).collect()
+    fn actions(plan: Plan<()>) -> Vec<Action<()>> {
+        plan.actions.into_iter().map(|(_, action)| action).collect()
     }
 
     /// Binds where no port is taken.
@@ -664,13 +664,13 @@ mod tests {
             offers: vec![Offer {
                 socket: wildcard,
                 address: old,
-                origin: Origin::Stored { name: name.clone() },
+                origin: SocketOrigin::Stored { name: name.clone() },
             }],
             unusable_in_store: vec![],
         };
         let new = SocketAddr::from(([127, 0, 0, 1], old.port()));
         let bound = bind_free(&[new], inherited).unwrap();
-        assert_eq!(bound.sockets[0].origin, Origin::Bound);
+        assert_eq!(bound.sockets[0].origin, SocketOrigin::Bound);
         assert_eq!(bound.to_remove_from_store, [name]);
         drop(kept_by_the_store);
     }
@@ -681,10 +681,10 @@ mod tests {
             let name = store_name(text.parse().unwrap());
             assert!(!name.contains(|c: char| c == ':' || c.is_control()), "{name}");
             assert!(name.len() < 256, "{name}");
-            assert_eq!(origin_of(&name), Origin::Stored { name });
+            assert_eq!(origin_of(&name), SocketOrigin::Stored { name });
         }
-        assert_eq!(origin_of("masterpolicyd.socket"), Origin::SocketUnit);
-        assert_eq!(origin_of(""), Origin::SocketUnit);
+        assert_eq!(origin_of("masterpolicyd.socket"), SocketOrigin::SocketUnit);
+        assert_eq!(origin_of(""), SocketOrigin::SocketUnit);
     }
 
     #[test]
@@ -692,14 +692,14 @@ mod tests {
         let wanted = addresses(&["0.0.0.0:843", "[::]:843"]);
         let plan = plan::<()>(&wanted, vec![], WITH_IPV6).unwrap();
         assert_eq!(plan.unused_in_store, Vec::<String>::new());
-        assert_eq!(sources(plan), [Source::Bind, Source::Bind]);
+        assert_eq!(actions(plan), [Action::Bind, Action::Bind]);
     }
 
     #[test]
     fn a_host_without_ipv6_skips_the_wildcard_alone() {
         let wanted = addresses(&["[::]:843", "0.0.0.0:843", "[::1]:843"]);
         let plan = plan::<()>(&wanted, vec![], WITHOUT_IPV6).unwrap();
-        assert_eq!(sources(plan), [Source::Skip, Source::Bind, Source::Bind]);
+        assert_eq!(actions(plan), [Action::Skip, Action::Bind, Action::Bind]);
     }
 
     #[test]
@@ -707,9 +707,9 @@ mod tests {
         let wanted = addresses(&["0.0.0.0:843", "[::]:843", "127.0.0.1:9843"]);
         let offers = ["127.0.0.1:9843", "0.0.0.0:843", "[::]:843"].map(from_unit).into();
         let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
-        let order: Vec<_> = plan.sources.iter().map(|(address, _)| *address).collect();
+        let order: Vec<_> = plan.actions.iter().map(|(address, _)| *address).collect();
         assert_eq!(order, wanted);
-        assert!(sources(plan).iter().all(|s| *s == Source::Adopt((), Origin::SocketUnit)));
+        assert!(actions(plan).iter().all(|s| *s == Action::Adopt((), SocketOrigin::SocketUnit)));
     }
 
     #[test]
@@ -763,7 +763,7 @@ mod tests {
     fn a_unit_need_not_hand_over_a_wildcard_that_the_host_cannot_have() {
         let wanted = addresses(&["0.0.0.0:843", "[::]:843"]);
         let plan = plan(&wanted, vec![from_unit("0.0.0.0:843")], WITHOUT_IPV6).unwrap();
-        assert_eq!(sources(plan), [Source::Adopt((), Origin::SocketUnit), Source::Skip]);
+        assert_eq!(actions(plan), [Action::Adopt((), SocketOrigin::SocketUnit), Action::Skip]);
     }
 
     #[test]
@@ -773,7 +773,7 @@ mod tests {
         let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
         assert_eq!(plan.unused_in_store, [store_name("0.0.0.0:7843".parse().unwrap())]);
         let name = store_name(wanted[0]);
-        assert_eq!(sources(plan), [Source::Adopt((), Origin::Stored { name }), Source::Bind]);
+        assert_eq!(actions(plan), [Action::Adopt((), SocketOrigin::Stored { name }), Action::Bind]);
     }
 
     #[test]
@@ -782,7 +782,7 @@ mod tests {
         let offers = vec![from_store("0.0.0.0:843"), from_unit("0.0.0.0:843")];
         let plan = plan(&wanted, offers, WITH_IPV6).unwrap();
         assert_eq!(plan.unused_in_store, [store_name(wanted[0])]);
-        assert_eq!(sources(plan), [Source::Adopt((), Origin::SocketUnit)]);
+        assert_eq!(actions(plan), [Action::Adopt((), SocketOrigin::SocketUnit)]);
     }
 
     /// Removing a name removes every socket of that name, the one in use among them.
@@ -800,7 +800,7 @@ mod tests {
         let [ListeningSocket { socket, origin, .. }] = &bound.sockets[..] else {
             panic!("one address, one socket: {bound:?}")
         };
-        assert_eq!(*origin, Origin::Bound);
+        assert_eq!(*origin, SocketOrigin::Bound);
         assert_eq!(socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert!(getsockopt(socket, ReuseAddr).unwrap());
         assert_eq!(fcntl(socket, FcntlArg::F_GETFD).unwrap(), libc::FD_CLOEXEC);

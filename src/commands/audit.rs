@@ -27,7 +27,7 @@ use crate::cli;
 use crate::config::{Configuration, Settings};
 use crate::document::Documents;
 use crate::exit::Exit;
-use crate::inventory::{self, Listener};
+use crate::inventory::{self, HostListener};
 use crate::policy::{MASTER_PORT, MetaPolicy};
 use crate::printable::Escaped;
 use crate::probe::player::{self, End, Guise};
@@ -325,15 +325,15 @@ fn push_grant_rows(rows: &mut Vec<Row>, grant: &Grant, configuration: &Configura
 }
 
 /// The inventory is in the order of ports.
-fn by_port(listeners: &[Listener]) -> impl Iterator<Item = &[Listener]> {
+fn by_port(listeners: &[HostListener]) -> impl Iterator<Item = &[HostListener]> {
     listeners.chunk_by(|one, other| one.address.port() == other.address.port())
 }
 
-fn describe_each(listeners: &[Listener]) -> String {
+fn describe_each(listeners: &[HostListener]) -> String {
     listeners.iter().map(describe).collect::<Vec<_>>().join(", ")
 }
 
-fn describe(listener: &Listener) -> String {
+fn describe(listener: &HostListener) -> String {
     match &listener.process {
         Some(process) => format!("{} {process}", listener.address),
         None => match user(listener.uid) {
@@ -442,8 +442,8 @@ impl AuditJson {
 }
 
 impl ListenerJson {
-    fn of_each(listeners: &[Listener]) -> Vec<Self> {
-        let record = |listener: &Listener| Self {
+    fn of_each(listeners: &[HostListener]) -> Vec<Self> {
+        let record = |listener: &HostListener| Self {
             address: listener.address.ip().to_string(),
             port: listener.address.port(),
             uid: listener.uid,

@@ -30,7 +30,7 @@ fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
             let problems: Vec<_> = configuration.problems().cloned().collect();
             let exit = if left_out.is_empty() { Exit::Success } else { Exit::Negative };
             let amounts_to = Amounts::ToUsable;
-            let found = Found { problems: &problems, masked, skipped, exit, amounts_to };
+            let found = Checked { problems: &problems, masked, skipped, exit, amounts_to };
             let granting = granting(rules.len());
             found.report(asked, |problems| match left_out.len() {
                 0 => format!("{granting}; {problems}"),
@@ -38,7 +38,7 @@ fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
             })
         }
         Err(problems) => {
-            Found::errors(&problems.0, exit_of(problems)).report(asked, |_| String::new())
+            Checked::errors(&problems.0, exit_of(problems)).report(asked, |_| String::new())
         }
     }
 }
@@ -54,7 +54,7 @@ fn check_files(asked: &cli::Check) -> Exit {
     }
     let problems = Problems(problems);
     let exit = if problems.errors().next().is_none() { Exit::Success } else { exit_of(&problems) };
-    Found::errors(&problems.0, exit).report(asked, |warnings| {
+    Checked::errors(&problems.0, exit).report(asked, |warnings| {
         let files = match asked.files.len() {
             1 => String::new(),
             count => format!("{}, ", Counted(count, "file")),
@@ -71,7 +71,7 @@ fn granting(rules: usize) -> String {
 }
 
 /// What was found, and what it amounts to.
-struct Found<'a> {
+struct Checked<'a> {
     problems: &'a [Problem],
     masked: &'a [Masked],
     skipped: &'a [std::path::PathBuf],
@@ -87,7 +87,7 @@ enum Amounts {
     ToNothing,
 }
 
-impl<'a> Found<'a> {
+impl<'a> Checked<'a> {
     fn errors(problems: &'a [Problem], exit: Exit) -> Self {
         Self { problems, masked: &[], skipped: &[], exit, amounts_to: Amounts::ToNothing }
     }
@@ -160,7 +160,7 @@ struct MaskedJson {
 }
 
 impl<'a> CheckJson<'a> {
-    fn of(found: &Found<'a>) -> Self {
+    fn of(found: &Checked<'a>) -> Self {
         let written = |path: &Path| path.to_string_lossy().into_owned();
         let problems = found.problems.iter().map(|problem| ProblemJson {
             path: written(&problem.place.path),

@@ -19,7 +19,7 @@ use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
-use crate::listen::{self, Again, BindError, Bound, Inherited, ListeningSocket, Origin};
+use crate::listen::{self, Again, BindError, Bound, Inherited, ListeningSocket, SocketOrigin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
@@ -258,7 +258,7 @@ fn exchange_with_store(notifier: &Notifier, bound: &Bound) {
     for name in &bound.to_remove_from_store {
         notifier.remove_from_store(name);
     }
-    for socket in bound.sockets.iter().filter(|socket| socket.origin == Origin::Bound) {
+    for socket in bound.sockets.iter().filter(|socket| socket.origin == SocketOrigin::Bound) {
         notifier.store(&listen::store_name(socket.address), socket.socket.as_fd());
     }
 }
@@ -277,7 +277,7 @@ fn take_up(bound: Bound, settings: &Settings, notifier: &Notifier) -> Vec<Listen
                 info!("{address}: no TCP_DEFER_ACCEPT: {error}");
             }
         }
-        let is_kept = origin == Origin::SocketUnit || notifier.is_connected();
+        let is_kept = origin == SocketOrigin::SocketUnit || notifier.is_connected();
         listening.push(Listener::new(socket, address, purpose, is_kept));
     }
     listening

@@ -1,8 +1,8 @@
 //! How large a configuration may be. What is read within these bounds is read in a second or two,
 //! whoever wrote it and however hostile it is; `serve` reads it again at each reload.
 
+use super::files::ReadFile;
 use super::problem::{Problem, Severity, Spot};
-use super::source::Source;
 
 /// Files: the main file and the drop-ins, those that are masked included.
 pub const FILES: usize = 4096;
@@ -29,8 +29,8 @@ pub(super) struct Sum {
 
 impl Sum {
     /// Counts a file; an error if it is one too many.
-    pub(super) fn add_file(&mut self, source: &Source) -> Result<(), Problem> {
-        self.size += source.bytes.len() as u64;
+    pub(super) fn add_file(&mut self, file: &ReadFile) -> Result<(), Problem> {
+        self.size += file.bytes.len() as u64;
         if self.size <= SIZE {
             return Ok(());
         }
@@ -38,7 +38,7 @@ impl Sum {
             "with this file the configuration is larger than {SIZE} bytes, and neither it nor what \
              comes after it is read; take out comments and rules that nobody needs"
         );
-        Err(Problem::about(&source.path, message))
+        Err(Problem::about(&file.path, message))
     }
 
     /// Counts the rules that stand at `spots`; an error at the first that is too many.

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bounds::FILES;
+use super::files::Directory;
 use super::problem::{Place, Problem, Severity};
-use super::source::Directory;
 use crate::printable::Escaped;
 
 /// What was found in the policy directories.

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::files::{CanRead, Files, Opened, Role};
 use super::problem::{Place, Problem, Severity};
-use super::source::{CanRead, Files, Opened, Role};
 use super::trust::{Fault, Flaw, Trusted, is_shared};
-use super::walk::{Kind, Status, Visited};
+use super::walk::{FileKind, Status, Visited};
 use crate::account::Account;
 
 const READ: u32 = 0o4;
@@ -61,9 +61,9 @@ impl<'a> Guard<'a> {
 
     /// All that speaks against a file or directory.
     pub(super) fn judge<T>(&mut self, opened: &Opened<T>) -> Judgement {
-        let faults = self.trusted.faults(&opened.trail, opened.end.as_ref(), opened.role.purpose());
+        let faults = self.trusted.faults(&opened.trail, opened.end.as_ref(), opened.role.usage());
         let is_of_its_own = |fault: &Fault| {
-            fault.place.status.kind == Kind::File && fault.flaw != Flaw::OthersPlace
+            fault.place.status.kind == FileKind::File && fault.flaw != Flaw::OthersPlace
         };
         let is_where_it_should_be = faults.iter().all(is_of_its_own);
         let mut problems: Vec<_> =
@@ -78,8 +78,8 @@ impl<'a> Guard<'a> {
     fn problem<T>(&self, fault: &Fault, opened: &Opened<T>, faults: &[Fault]) -> Problem {
         let path = self.path_of(&fault.place, opened);
         let what = match fault.place.status.kind {
-            Kind::Directory => "directory",
-            Kind::Link => "link",
+            FileKind::Directory => "directory",
+            FileKind::Link => "link",
             _ => "file",
         };
         let mode = fault.place.status.mode;
@@ -97,7 +97,7 @@ impl<'a> Guard<'a> {
                 "belongs to {owner}, who is neither root nor {}, who starts masterpolicyd",
                 self.user(self.trusted.starting_uid)
             ),
-            Flaw::OthersWrite if fault.place.status.kind == Kind::Directory => {
+            Flaw::OthersWrite if fault.place.status.kind == FileKind::Directory => {
                 format!("lets {who} replace the files in it (mode {mode:04o})")
             }
             Flaw::OthersWrite => format!("can be written by {who} (mode {mode:04o})"),
@@ -147,8 +147,8 @@ impl<'a> Guard<'a> {
             return "nothing on this host is safe while that is so".to_owned();
         }
         let can_stay = |fault: &Fault| match fault.place.status.kind {
-            Kind::File => fault.flaw != Flaw::OthersPlace,
-            Kind::Directory => opened.is_own(&fault.place) && may_be_changed(fault),
+            FileKind::File => fault.flaw != Flaw::OthersPlace,
+            FileKind::Directory => opened.is_own(&fault.place) && may_be_changed(fault),
             _ => false,
         };
         if !faults.iter().all(can_stay) {
@@ -194,7 +194,7 @@ impl<'a> Guard<'a> {
     fn judge_access<T>(&self, opened: &Opened<T>) -> Option<Problem> {
         let Reader { account, can_read, severity } = self.reader.as_ref()?;
         let end = opened.end.as_ref()?;
-        if !matches!(end.status.kind, Kind::File | Kind::Directory) {
+        if !matches!(end.status.kind, FileKind::File | FileKind::Directory) {
             return None;
         }
         let path = self.files.absolute(&opened.path);
@@ -205,8 +205,11 @@ impl<'a> Guard<'a> {
         if can(&[]) {
             return None;
         }
-        let what =
-            if end.status.kind == Kind::File { "read this file" } else { "list this directory" };
+        let what = if end.status.kind == FileKind::File {
+            "read this file"
+        } else {
+            "list this directory"
+        };
         let (severity, fact) = if can(&account.groups) {
             let fact = format!(
                 "can {what} only as a member of other groups: started as root it gives them up, \
@@ -245,7 +248,7 @@ fn obstacle<'o, T>(
     opened: &'o Opened<T>,
     end: &'o Visited,
 ) -> Option<(&'o Visited, u32)> {
-    let wanted = if end.status.kind == Kind::Directory { READ | SEARCH } else { READ };
+    let wanted = if end.status.kind == FileKind::Directory { READ | SEARCH } else { READ };
     let directories = opened.trail.steps.iter().map(|step| (&step.directory, SEARCH));
     directories
         .chain([(end, wanted)])
@@ -292,7 +295,7 @@ mod tests {
     use super::*;
 
     fn fault(path: &str, mode: u32, flaw: Flaw) -> Fault {
-        let kind = Kind::Directory;
+        let kind = FileKind::Directory;
         let status = Status { kind, owner: 0, group: 0, mode, device: 1, inode: 1 };
         Fault { place: Visited { path: path.into(), status }, flaw }
     }
@@ -323,7 +326,7 @@ mod tests {
     fn the_class_that_fits_first_decides_and_the_groups_of_the_account_count() {
         let account = Account { user: "games".into(), uid: 5, gid: 60, groups: vec![60, 70] };
         let status = |owner, group, mode| {
-            let kind = Kind::File;
+            let kind = FileKind::File;
             Status { kind, owner, group, mode, device: 1, inode: 1 }
         };
         let is_barred = |groups: &[u32], owner, group, mode| {

@@ -11,10 +11,10 @@ use log::LevelFilter;
 use toml::de::{DeTable, DeValue};
 
 use super::bounds::ENTRIES;
+use super::files::Text;
 use super::problem::{Problem, Spot};
 use super::rules::{self, PlacedRule};
 use super::settings::{LogSettings, Sandbox, Settings};
-use super::source::Text;
 use super::table::{
     Faults, Home, Section, Value, array, at_most, boolean, number, one_of, parse, parsed, string,
 };

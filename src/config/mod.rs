@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 pub mod bounds;
 mod drop_ins;
+mod files;
 mod guard;
 mod lint;
 mod main_file;
 mod problem;
 mod rules;
 pub mod settings;
-mod source;
 mod table;
 pub mod trust;
 pub mod walk;
@@ -24,19 +24,19 @@ mod watched;
 mod write;
 
 pub use drop_ins::Masked;
+pub use files::{CanRead, Find, MAX_FILE_SIZE, Trust};
 pub use problem::{Excerpt, Place, Problem, Problems, Severity, Spot};
 pub use rules::PlacedRule;
 pub use settings::{Keeper, LogSettings, Sandbox, Settings};
-pub use source::{CanRead, Find, MAX_FILE_SIZE, Trust};
 pub use watched::watched;
 
 use crate::account::{Account, AccountError};
 use crate::document::Documents;
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 use drop_ins::Format;
+use files::{Directory, Files, Opened, ReadFile, Role};
 use guard::{Guard, Judgement, Reader};
 use main_file::MainFile;
-use source::{Directory, Files, Opened, Role, Source};
 use trust::Trusted;
 
 /// A configuration without errors.
@@ -121,8 +121,8 @@ impl Masked {
         if Guard::new(trusted, &files).judge(&opened).problems.iter().any(Problem::is_error) {
             return Vec::new();
         }
-        let Ok(Some(source)) = opened.read() else { return Vec::new() };
-        let (rules, _) = read_rules(&source);
+        let Ok(Some(file)) = opened.read() else { return Vec::new() };
+        let (rules, _) = read_rules(&file);
         rules
     }
 }
@@ -133,7 +133,7 @@ impl Masked {
 /// All that is wrong, warnings included. Nothing is ever taken for its default because it could
 /// not be read.
 pub fn load(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
-    Loader::new(path, trust).load(Purpose::Look)
+    Loader::new(path, trust).load(Intent::Look)
 }
 
 /// As [`load`], for one who is about to serve: started as root, there must be a `user` to become.
@@ -141,7 +141,7 @@ pub fn load(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
 /// # Errors
 /// As [`load`].
 pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Problems> {
-    Loader::new(path, trust).load(Purpose::Serve)
+    Loader::new(path, trust).load(Intent::Serve)
 }
 
 /// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it
@@ -168,7 +168,7 @@ pub fn judge_file(path: &Path) -> JudgedFile {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum Intent {
     Look,
     Serve,
 }
@@ -200,7 +200,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn load(mut self, purpose: Purpose) -> Result<Configuration, Problems> {
+    fn load(mut self, intent: Intent) -> Result<Configuration, Problems> {
         let files = Files::beside(self.path);
         let opened = files.open(self.path, Role::MainFile);
         let anyone = Trusted { starting_uid: self.trust.starting_uid, service_uid: None };
@@ -209,20 +209,20 @@ impl<'a> Loader<'a> {
             return Err(Problems(judgement.problems));
         }
         let trace = opened.trace();
-        let source = self.read_main_source(opened).map_err(|problem| Problems(vec![problem]))?;
-        let Some(mut main) = self.read_main_file(&source) else {
+        let file = self.expect_content(opened).map_err(|problem| Problems(vec![problem]))?;
+        let Some(mut main) = self.read_main_file(&file) else {
             // Whatever else was told would be about settings that nobody made.
             self.problems.extend(judgement.problems);
             return Err(self.into_problems());
         };
-        let account = self.judge_account(&main, purpose);
+        let account = self.judge_account(&main, intent);
         let service_uid = account.as_ref().map(|account| account.uid);
         let trusted = Trusted { service_uid, ..anyone };
         let reader = account.as_ref().map(|account| Reader {
             account,
             can_read: self.trust.can_read,
             // The units start it as that user.
-            severity: if purpose == Purpose::Serve && self.trust.starting_uid == 0 {
+            severity: if intent == Intent::Serve && self.trust.starting_uid == 0 {
                 Severity::Error
             } else {
                 Severity::Warning
@@ -233,7 +233,7 @@ impl<'a> Loader<'a> {
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
         // What is beyond the bounds is an error, and no more is read or said of it.
-        let is_within = self.is_within(|sum| sum.add_file(&source))
+        let is_within = self.is_within(|sum| sum.add_file(&file))
             && self.is_within(|sum| sum.add_rules(rules.iter().map(|placed| &placed.spot)));
         let masked = if is_within {
             self.problems.extend(beyond_ceiling(&main, &rules));
@@ -285,7 +285,7 @@ impl<'a> Loader<'a> {
 
     fn judge_alone(mut self) -> JudgedFile {
         let rules = match Files::beside(self.path).open(self.path, Role::MainFile).read() {
-            Ok(Some(source)) if !source.bytes.is_empty() => self.read_alone(&source),
+            Ok(Some(file)) if !file.bytes.is_empty() => self.read_alone(&file),
             Ok(_) => {
                 let message = "this file is empty; as a drop-in it masks one of its name in a \
                                later directory, and as a main file it is an error";
@@ -304,10 +304,10 @@ impl<'a> Loader<'a> {
 
     /// A file in TOML that has any other key than the rules is a main file, unless it lies in a
     /// directory of drop-ins.
-    fn read_alone(&mut self, source: &Source) -> usize {
-        let is_xml = source.bytes.trim_ascii_start().starts_with(b"<");
+    fn read_alone(&mut self, file: &ReadFile) -> usize {
+        let is_xml = file.bytes.trim_ascii_start().starts_with(b"<");
         let is_in_policy_d = self.path.parent().is_some_and(|it| it.ends_with("policy.d"));
-        let text = source.utf8().unwrap_or_default();
+        let text = file.utf8().unwrap_or_default();
         let (main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
         let Some(mut main) = main else {
             self.problems.extend(bounds::first_of(problems));
@@ -322,7 +322,7 @@ impl<'a> Loader<'a> {
                 main = without;
             }
             let (rules, problems) =
-                if is_xml { rules::read_xml(self.path, &source.bytes) } else { read_rules(source) };
+                if is_xml { rules::read_xml(self.path, &file.bytes) } else { read_rules(file) };
             self.problems.extend(bounds::first_of(problems));
             if Format::of(self.path).is_none() {
                 let message = "the name of a drop-in ends in .toml or .xml and does not begin with \
@@ -340,8 +340,8 @@ impl<'a> Loader<'a> {
         rules.len()
     }
 
-    fn read_main_source(&mut self, opened: Opened<File>) -> Result<Source, Problem> {
-        let Some(source) = opened.read()?.filter(|source| !source.bytes.is_empty()) else {
+    fn expect_content(&mut self, opened: Opened<File>) -> Result<ReadFile, Problem> {
+        let Some(file) = opened.read()?.filter(|file| !file.bytes.is_empty()) else {
             // It was lost, not left empty: nobody writes a configuration that says nothing.
             return Err(Problem::about(
                 self.path,
@@ -350,12 +350,12 @@ impl<'a> Loader<'a> {
             ));
         };
         self.files.push(self.path.to_owned());
-        Ok(source)
+        Ok(file)
     }
 
     /// What the main file says; nothing where that cannot be known.
-    fn read_main_file(&mut self, source: &Source) -> Option<MainFile> {
-        let text = match source.utf8() {
+    fn read_main_file(&mut self, file: &ReadFile) -> Option<MainFile> {
+        let text = match file.utf8() {
             Ok(text) => text,
             Err(problem) => {
                 self.problems.push(problem);
@@ -368,11 +368,11 @@ impl<'a> Loader<'a> {
     }
 
     /// Finds out whom the daemon becomes, if that can be known.
-    fn judge_account(&mut self, main: &MainFile, purpose: Purpose) -> Option<Account> {
+    fn judge_account(&mut self, main: &MainFile, intent: Intent) -> Option<Account> {
         let is_started_as_root = self.trust.starting_uid == 0;
         let spot = main.values.get("user");
         let (Some(user), Some(spot)) = (&main.settings.user, spot) else {
-            if spot.is_none() && is_started_as_root && purpose == Purpose::Serve {
+            if spot.is_none() && is_started_as_root && intent == Intent::Serve {
                 self.problems.push(Problem::about(
                     self.path,
                     "user is missing, and root does not serve; write user = \"_masterpolicyd\"",
@@ -516,13 +516,13 @@ impl<'a> Loader<'a> {
         }
         match opened.read() {
             Ok(None) => {}
-            Ok(Some(source)) => {
-                self.files.push(source.path.clone());
-                if let Err(problem) = self.sum.add_file(&source) {
+            Ok(Some(file)) => {
+                self.files.push(file.path.clone());
+                if let Err(problem) = self.sum.add_file(&file) {
                     problems.push(problem);
                     return DropIn { problems, size: Size::TooMuch, ..drop_in };
                 }
-                let (rules, faults) = read_rules(&source);
+                let (rules, faults) = read_rules(&file);
                 problems.extend(bounds::first_of(faults));
                 problems.extend(beyond_ceiling(main, &rules));
                 if let Err(problem) = self.sum.add_rules(rules.iter().map(|placed| &placed.spot)) {
@@ -604,14 +604,14 @@ fn beyond_ceiling(main: &MainFile, rules: &[PlacedRule]) -> Vec<Problem> {
 }
 
 /// The rules of a drop-in, in whichever format its name tells, and what is wrong with them.
-fn read_rules(source: &Source) -> (Vec<PlacedRule>, Vec<Problem>) {
+fn read_rules(file: &ReadFile) -> (Vec<PlacedRule>, Vec<Problem>) {
     // An empty file masks another one of its name, and is neither TOML nor XML.
-    if source.bytes.is_empty() {
+    if file.bytes.is_empty() {
         return (Vec::new(), Vec::new());
     }
-    match (Format::of(&source.path), source.utf8()) {
-        (Some(Format::Xml), _) => rules::read_xml(&source.path, &source.bytes),
-        (_, Ok(text)) => rules::read_toml(&source.path, text),
+    match (Format::of(&file.path), file.utf8()) {
+        (Some(Format::Xml), _) => rules::read_xml(&file.path, &file.bytes),
+        (_, Ok(text)) => rules::read_toml(&file.path, text),
         (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
 }

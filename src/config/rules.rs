@@ -4,8 +4,8 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
-use super::source::Text;
 use super::table::{Faults, Home, Section, Value, array, boolean, parse, parsed};
 use crate::document::{self, FlawKind, ParsedRule};
 use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};

@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::bounds::TOLD;
+use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
-use super::source::Text;
 use crate::spelling::did_you_mean;
 
 /// A value and where it stands.

@@ -4,7 +4,7 @@
 //! leads to, or what that file says. Whoever can write a directory can replace what is in it, and
 //! whoever owns it can let himself write it.
 
-use super::walk::{Kind, Status, Step, Trail, Visited};
+use super::walk::{FileKind, Status, Step, Trail, Visited};
 
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -57,7 +57,7 @@ impl Trusted {
     /// What speaks against a path that was walked: against every directory and link on the way,
     /// and if it came to an end against that.
     #[must_use]
-    pub fn faults(&self, trail: &Trail, end: Option<&Visited>, purpose: Use) -> Vec<Fault> {
+    pub fn faults(&self, trail: &Trail, end: Option<&Visited>, usage: Use) -> Vec<Fault> {
         let mut faults: Vec<Fault> = Vec::new();
         let mut note = |place: &Visited, flaw: Option<Flaw>| {
             let fault = flaw.map(|flaw| Fault { place: place.clone(), flaw });
@@ -66,14 +66,14 @@ impl Trusted {
         for Step { directory, found } in &trail.steps {
             note(directory, self.flaw(&directory.status));
             if let Some(found) = found.as_ref().filter(|_| is_shared(&directory.status)) {
-                let is_directory = found.status.kind == Kind::Directory;
+                let is_directory = found.status.kind == FileKind::Directory;
                 note(found, (!is_directory).then_some(Flaw::OthersPlace));
             }
         }
         // What is not there yet is whoever's who can make it.
         let maker = trail.steps.last().filter(|step| step.found.is_none());
         let listed = end.or(maker.map(|step| &step.directory));
-        if let Some(directory) = listed.filter(|_| purpose == Use::List) {
+        if let Some(directory) = listed.filter(|_| usage == Use::List) {
             note(directory, is_shared(&directory.status).then_some(Flaw::OthersAdd));
         }
         if let Some(end) = end {
@@ -85,7 +85,7 @@ impl Trusted {
     /// What is wrong with a directory or file, wherever it is.
     fn flaw(&self, status: &Status) -> Option<Flaw> {
         // A device is nobody's to write a policy to, and the others are refused anyway.
-        if !matches!(status.kind, Kind::Directory | Kind::File) {
+        if !matches!(status.kind, FileKind::Directory | FileKind::File) {
             return None;
         }
         if self.service_uid == Some(status.owner) {
@@ -108,5 +108,5 @@ fn others_write(status: &Status) -> bool {
 /// another, as those of temporary files are.
 #[must_use]
 pub fn is_shared(status: &Status) -> bool {
-    status.kind == Kind::Directory && others_write(status) && status.mode & STICKY != 0
+    status.kind == FileKind::Directory && others_write(status) && status.mode & STICKY != 0
 }

@@ -41,7 +41,7 @@ pub trait Tree {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// The user it belongs to.
     pub owner: u32,
     /// The group it belongs to.
@@ -56,7 +56,7 @@ pub struct Status {
 
 /// What something in a file system is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A directory.
     Directory,
     /// A regular file.
@@ -73,7 +73,7 @@ pub enum Kind {
     Socket,
 }
 
-impl Kind {
+impl FileKind {
     /// The kind in words, with its article.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -160,14 +160,14 @@ pub fn walk<T: Tree>(
     push_names(&mut left, whole);
     let mut links = 0;
     while let Some(name) = left.pop() {
-        if here.visited.status.kind != Kind::Directory {
+        if here.visited.status.kind != FileKind::Directory {
             return Err(Stop::System(here.visited.path, Errno::ENOTDIR));
         }
         if name == "." {
             continue;
         }
         let next = look(tree, &here, name, trail)?;
-        if next.visited.status.kind != Kind::Link {
+        if next.visited.status.kind != FileKind::Link {
             here = next;
             continue;
         }
@@ -220,7 +220,7 @@ fn look<T: Tree>(
     };
     let visited = Visited { path, status };
     trail.steps.push(Step { directory, found: (!is_parent).then(|| visited.clone()) });
-    if status.kind == Kind::Directory && status.device != here.visited.status.device {
+    if status.kind == FileKind::Directory && status.device != here.visited.status.device {
         match tree.made_up(&node) {
             Ok(None) => {}
             Ok(Some(file_system)) => return Err(Stop::MadeUp(visited.path, file_system)),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::bounds::FILES;
 use super::drop_ins::{ENDINGS, Format};
-use super::source::Files;
-use super::walk::{Kind, Stop};
+use super::files::Files;
+use super::walk::{FileKind, Stop};
 use crate::watch::Place;
 
 /// Where a change of the configuration shows whose main file is at `main`.
@@ -37,7 +37,7 @@ fn add_trail(watched: &mut BTreeSet<Place>, files: &Files, path: &Path) {
     let (trail, stop) = files.trail(path);
     for found in trail.steps.into_iter().filter_map(|step| step.found) {
         watched.insert(match found.status.kind {
-            Kind::Directory => Place::Way(found.path),
+            FileKind::Directory => Place::Way(found.path),
             _ => Place::File(found.path),
         });
     }

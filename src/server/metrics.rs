@@ -119,7 +119,7 @@ pub struct Gauges {
 
 /// What a metric counts or measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricType {
     /// A number that only grows.
     Counter,
     /// A number that goes up and down.
@@ -128,7 +128,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MetricType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Counter => "counter",
@@ -144,7 +144,7 @@ pub struct Metric {
     /// The name, with its unit.
     pub name: &'static str,
     /// What it counts or measures.
-    pub kind: Kind,
+    pub kind: MetricType,
     /// What it means, in a sentence.
     pub help: &'static str,
     samples: fn(&mut Samples<'_>, &Counters, &Gauges) -> fmt::Result,
@@ -167,7 +167,7 @@ impl Samples<'_> {
 pub static METRICS: [Metric; 12] = [
     Metric {
         name: "masterpolicyd_requests_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Connections that ended, by result.",
         samples: |samples, counters, _| {
             Outcome::EVERY.into_iter().try_for_each(|outcome| {
@@ -178,19 +178,19 @@ pub static METRICS: [Metric; 12] = [
     },
     Metric {
         name: "masterpolicyd_connections",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Connections that are not finished, scrapes among them.",
         samples: |samples, _, gauges| samples.write("", gauges.connections),
     },
     Metric {
         name: "masterpolicyd_accept_errors_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Connections that could not be accepted.",
         samples: |samples, counters, _| samples.write("", counters.accept_errors),
     },
     Metric {
         name: "masterpolicyd_request_duration_seconds",
-        kind: Kind::Histogram,
+        kind: MetricType::Histogram,
         help: "Time from accepting a connection to closing it.",
         samples: |samples, counters, _| {
             let Histogram { counts, count, sum } = &counters.durations;
@@ -206,25 +206,25 @@ pub static METRICS: [Metric; 12] = [
     },
     Metric {
         name: "masterpolicyd_policy_rules",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Rules in the policy that is served.",
         samples: |samples, _, gauges| samples.write("", gauges.policy_rules),
     },
     Metric {
         name: "masterpolicyd_policy_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Size of the answer, its NUL included.",
         samples: |samples, _, gauges| samples.write("", gauges.policy_bytes),
     },
     Metric {
         name: "masterpolicyd_drop_ins_left_out",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Drop-ins of packages that are broken and not part of the policy.",
         samples: |samples, _, gauges| samples.write("", gauges.drop_ins_left_out),
     },
     Metric {
         name: "masterpolicyd_reloads_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Reloads of the configuration, by result.",
         samples: |samples, counters, _| {
             samples.write("{result=\"ok\"}", counters.reloads_ok)?;
@@ -233,13 +233,13 @@ pub static METRICS: [Metric; 12] = [
     },
     Metric {
         name: "masterpolicyd_config_last_reload_successful",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Whether the last reload succeeded; 1 as long as there was none.",
         samples: |samples, counters, _| samples.write("", u8::from(!counters.last_reload_failed)),
     },
     Metric {
         name: "masterpolicyd_config_loaded_timestamp_seconds",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "When the configuration that is served was read.",
         samples: |samples, _, gauges| {
             let since_epoch = gauges.config_loaded.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -248,13 +248,13 @@ pub static METRICS: [Metric; 12] = [
     },
     Metric {
         name: "masterpolicyd_log_lines_dropped_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Log lines that standard error did not take.",
         samples: |samples, _, gauges| samples.write("", gauges.log_lines_dropped),
     },
     Metric {
         name: "masterpolicyd_build_info",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Always 1; the version is a label.",
         samples: |samples, _, _| {
             samples.write(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1)

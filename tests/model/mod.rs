@@ -19,7 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use masterpolicyd::config::trust::{Trusted, Use};
-use masterpolicyd::config::walk::{Kind, Status, Trail, Tree, walk};
+use masterpolicyd::config::walk::{FileKind, Status, Trail, Tree, walk};
 use nix::errno::Errno;
 
 /// Root and the starting user are trusted, the service user is not, nor is anyone else.
@@ -325,10 +325,10 @@ impl Model {
     fn status(&self, id: Id) -> Status {
         let Thing { owner, mode, ref content } = self.things[id];
         let kind = match content {
-            Content::Directory { .. } => Kind::Directory,
-            Content::File(_) => Kind::File,
-            Content::Link(_) => Kind::Link,
-            Content::Null => Kind::Null,
+            Content::Directory { .. } => FileKind::Directory,
+            Content::File(_) => FileKind::File,
+            Content::Link(_) => FileKind::Link,
+            Content::Null => FileKind::Null,
         };
         Status { kind, owner, group: owner, mode, device: 1, inode: id as u64 }
     }

@@ -22,7 +22,7 @@ use nix::unistd::Uid;
 
 use super::problem::{Excerpt, Place, Problem, Severity, Spot};
 use super::trust::Use;
-use super::walk::{Found, Kind, Status, Stop, Trail, Tree, Visited, walk};
+use super::walk::{FileKind, Found, Status, Stop, Trail, Tree, Visited, walk};
 use crate::account::{self, Account, AccountError};
 use crate::position::{Position, Positions};
 
@@ -83,7 +83,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    pub(super) fn purpose(self) -> Use {
+    pub(super) fn usage(self) -> Use {
         match self {
             Self::MainFile | Self::DropIn => Use::File,
             Self::PolicyDirectory => Use::List,
@@ -126,7 +126,7 @@ impl<T> Opened<T> {
         match self.role {
             Role::PolicyDirectory => self.end.as_ref() == Some(place),
             Role::MainFile | Role::DropIn => {
-                let is_link = |found: &Visited| found.status.kind == Kind::Link;
+                let is_link = |found: &Visited| found.status.kind == FileKind::Link;
                 let mut found = self.trail.steps.iter().filter_map(|step| step.found.as_ref());
                 !found.any(is_link)
                     && self.end.as_ref().is_some_and(|end| end.path.parent() == Some(&place.path))
@@ -137,7 +137,7 @@ impl<T> Opened<T> {
 
 impl Opened<File> {
     /// What the file holds. `None` is /dev/null, which a link that masks a drop-in leads to.
-    pub(super) fn read(self) -> Result<Option<Source>, Problem> {
+    pub(super) fn read(self) -> Result<Option<ReadFile>, Problem> {
         let Some(file) = self.content? else { return Ok(None) };
         let path = self.path;
         let unread = |error: std::io::Error| {
@@ -154,17 +154,17 @@ impl Opened<File> {
             return Err(too_large());
         }
         let bytes = read_bounded(&file).map_err(unread)?.ok_or_else(too_large)?;
-        Ok(Some(Source { path, bytes }))
+        Ok(Some(ReadFile { path, bytes }))
     }
 }
 
 /// A file that was read.
-pub(super) struct Source {
+pub(super) struct ReadFile {
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
 }
 
-impl Source {
+impl ReadFile {
     /// The text without byte order mark, or where it stops being UTF-8.
     pub(super) fn utf8(&self) -> Result<&str, Problem> {
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
@@ -265,7 +265,7 @@ impl Files {
         let found = self.walk(None, &self.absolute(path), &mut trail);
         let (path, role) = (path.to_owned(), Role::PolicyDirectory);
         let (end, content) = match found {
-            Ok(found) if found.visited.status.kind == Kind::Directory => {
+            Ok(found) if found.visited.status.kind == FileKind::Directory => {
                 (Some(found.visited.clone()), Ok(Some(Directory { path: path.clone(), found })))
             }
             Ok(found) => {
@@ -372,8 +372,8 @@ fn open_found(
 ) -> Result<(Visited, Option<File>), Unopened> {
     let Found { visited, entry, .. } = found;
     let (directory, name) = match (visited.status.kind, entry) {
-        (Kind::Null, _) => return Ok((visited.clone(), None)),
-        (Kind::File, Some(entry)) => entry,
+        (FileKind::Null, _) => return Ok((visited.clone(), None)),
+        (FileKind::File, Some(entry)) => entry,
         (kind, _) => {
             let message = format!("is {}, not a regular file", kind.as_str());
             return Err(Unopened::Refused(Problem::about(named, message)));
@@ -441,13 +441,13 @@ impl Tree for Disk {
 fn status(stat: &FileStat) -> Status {
     let format = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     let kind = match format {
-        SFlag::S_IFDIR => Kind::Directory,
-        SFlag::S_IFREG => Kind::File,
-        SFlag::S_IFLNK => Kind::Link,
-        SFlag::S_IFIFO => Kind::Fifo,
-        SFlag::S_IFSOCK => Kind::Socket,
-        SFlag::S_IFCHR if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => Kind::Null,
-        _ => Kind::Device,
+        SFlag::S_IFDIR => FileKind::Directory,
+        SFlag::S_IFREG => FileKind::File,
+        SFlag::S_IFLNK => FileKind::Link,
+        SFlag::S_IFIFO => FileKind::Fifo,
+        SFlag::S_IFSOCK => FileKind::Socket,
+        SFlag::S_IFCHR if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => FileKind::Null,
+        _ => FileKind::Device,
     };
     Status {
         kind,

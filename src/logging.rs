@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use env_logger::fmt::Formatter;
 use env_logger::{Builder, Env, Target};
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Record, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The longest line that is written. A pipe that is writable takes as much as this at once
@@ -42,7 +42,8 @@ pub enum Authority {
 /// else at info, until [`set_level`] is called.
 #[must_use]
 pub fn start(verbose: u8) -> Authority {
-    let from_env = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let from_env = is_filter(&wanted);
     let mut builder = Builder::new();
     builder.target(Target::Pipe(Box::new(Lines))).format(if is_journal() {
         with_priority
@@ -65,8 +66,19 @@ pub fn start(verbose: u8) -> Authority {
             1 => LevelFilter::Debug,
             _ => LevelFilter::Trace,
         });
+        if !wanted.is_empty() {
+            warn!(
+                "RUST_LOG is ignored: \"{wanted}\" is not one of off, error, warn, info, debug and trace"
+            );
+        }
     }
     authority
+}
+
+/// Whether `RUST_LOG` names a level, or levels of modules. A word that is neither would be taken
+/// for the one module to log, and silence all others.
+fn is_filter(wanted: &str) -> bool {
+    wanted.trim().parse::<LevelFilter>().is_ok() || wanted.contains('=')
 }
 
 /// Changes the level to the configuration's, where that is its to decide.

@@ -313,3 +313,39 @@ fn a_server_with_nothing_to_do_sleeps() {
     let share = cpu_share(daemon.pid);
     assert!(share < 0.02, "{:.1} % of a processor after the last client", share * 100.0);
 }
+
+#[test]
+fn trace_has_each_step_of_a_connection_in_order() {
+    let daemon = Setup::new().argument("-vv").start();
+    let mut client = dial(daemon.address());
+    let peer = client.local_addr().unwrap();
+    client.write_all(REQUEST).unwrap();
+    let answer = read_to_end(&mut client);
+    daemon.log.wait_for(&format!("{peer}: closed"));
+    let log = daemon.log.everything();
+    let steps: Vec<_> = log
+        .lines()
+        .filter_map(|line| line.split_once(&format!(" trace: {peer}: ")))
+        .map(|(_, step)| step.split(" after ").next().unwrap().to_owned())
+        .collect();
+    let sent = format!("sent {length} bytes of an answer of {length}", length = answer.len());
+    let accepted = format!("accepted on {}", daemon.address());
+    let read = format!("read {} bytes", REQUEST.len());
+    assert_eq!(steps, [&*accepted, &*read, &*sent, "shut down for sending", "closed"]);
+    assert!(log.contains(": served\n"), "{log}");
+}
+
+#[test]
+fn a_word_in_rust_log_that_is_no_level_is_told_and_silences_nothing() {
+    let daemon = Setup::new().environment("RUST_LOG", "inf").start();
+    daemon.log.wait_for("warn: RUST_LOG is ignored: \"inf\" is not one of off, error, warn,");
+    daemon.log.wait_for("info: serving");
+}
+
+#[test]
+fn a_level_in_rust_log_counts() {
+    let daemon = Setup::new().environment("RUST_LOG", "DEBUG").start();
+    dial(daemon.address()).write_all(b"x").unwrap();
+    daemon.log.wait_for("debug: ");
+    assert!(!daemon.log.everything().contains("RUST_LOG"));
+}

@@ -9,6 +9,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::time::Instant;
 
+use log::trace;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
@@ -91,18 +92,22 @@ impl Answer<HttpRequest> for Response<'_> {
 /// far it has got.
 fn meet(
     mut stream: &TcpStream,
+    peer: SocketAddr,
     preamble: &mut Preamble,
     buffer: &mut [u8],
 ) -> Result<(Header, Range<usize>), Progress> {
     loop {
         match stream.read(buffer) {
-            Ok(count @ 1..) => match preamble.take(&buffer[..count]) {
-                Parsed::Unfinished => {}
-                Parsed::Complete { header, taken } => return Ok((header, taken..count)),
-                Parsed::Malformed => {
-                    return Err(Progress::Ended(Ending::malformed(&buffer[..count])));
+            Ok(count @ 1..) => {
+                trace!("{peer}: read {count} bytes, and expects a header");
+                match preamble.take(&buffer[..count]) {
+                    Parsed::Unfinished => {}
+                    Parsed::Complete { header, taken } => return Ok((header, taken..count)),
+                    Parsed::Malformed => {
+                        return Err(Progress::Ended(Ending::malformed(&buffer[..count])));
+                    }
                 }
-            },
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 return Err(Progress::Blocked(Interest::READABLE));
             }
@@ -118,6 +123,7 @@ fn meet(
 /// Does whatever an exchange wants until it is over or has to wait.
 fn drive<R: Request>(
     mut stream: &TcpStream,
+    peer: SocketAddr,
     exchange: &mut Exchange<R>,
     answer: &mut impl Answer<R>,
     buffer: &mut [u8],
@@ -125,9 +131,12 @@ fn drive<R: Request>(
     loop {
         let (step, interest) = match exchange.want() {
             Want::Read => {
-                let read = stream.read(buffer).map(|count| match count {
-                    0 => exchange.ended(),
-                    count => exchange.received(&buffer[..count]),
+                let read = stream.read(buffer).map(|count| {
+                    trace!("{peer}: read {count} bytes");
+                    match count {
+                        0 => exchange.ended(),
+                        count => exchange.received(&buffer[..count]),
+                    }
                 });
                 (read, Interest::READABLE)
             }
@@ -137,11 +146,17 @@ fn drive<R: Request>(
                 // that the end of the answer and the FIN leave in one.
                 let sent = SockRef::from(stream)
                     .send_with_flags(&bytes[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
-                    .map(|count| exchange.sent(count, bytes.len()));
+                    .map(|count| {
+                        trace!("{peer}: sent {count} bytes of an answer of {}", bytes.len());
+                        exchange.sent(count, bytes.len());
+                    });
                 (sent, Interest::WRITABLE)
             }
             Want::ShutDown => {
-                let shut_down = stream.shutdown(Shutdown::Write).map(|()| exchange.shut_down());
+                let shut_down = stream.shutdown(Shutdown::Write).map(|()| {
+                    trace!("{peer}: shut down for sending");
+                    exchange.shut_down();
+                });
                 (shut_down, Interest::WRITABLE)
             }
             Want::Close(ending) => return Progress::Ended(ending.clone()),
@@ -152,7 +167,10 @@ fn drive<R: Request>(
                 return Progress::Blocked(interest);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => exchange.failed(),
+            Err(error) => {
+                trace!("{peer}: failed: {error}");
+                exchange.failed();
+            }
         }
     }
 }
@@ -215,7 +233,7 @@ impl Connection {
         loop {
             match &mut self.stage {
                 Stage::Preamble { preamble, port } => {
-                    let (header, rest) = match meet(&self.stream, preamble, buffer) {
+                    let (header, rest) = match meet(&self.stream, self.peer, preamble, buffer) {
                         Ok(met) => met,
                         Err(progress) => return progress,
                     };
@@ -228,15 +246,16 @@ impl Connection {
                     if !rest.is_empty() {
                         exchange.received(&buffer[rest]);
                     }
+                    trace!("{}: the header names {client}, port {asked}", self.peer);
                     self.peer = client;
                     self.stage = Stage::Policy { exchange, document };
                 }
                 Stage::Policy { exchange, document } => {
-                    return drive(&self.stream, exchange, document, buffer);
+                    return drive(&self.stream, self.peer, exchange, document, buffer);
                 }
                 Stage::Scrape { exchange, response } => {
                     let mut response = Response { written: response, metrics };
-                    return drive(&self.stream, exchange, &mut response, buffer);
+                    return drive(&self.stream, self.peer, exchange, &mut response, buffer);
                 }
             }
         }

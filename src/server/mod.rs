@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, error, info};
+use log::{debug, error, info, trace};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::SigSet;
@@ -406,6 +406,7 @@ impl Server {
             };
             match listener.admit(accepted, crowded_until) {
                 Admission::Client { stream, peer, since } => {
+                    trace!("{peer}: accepted on {}", listener.address);
                     let connection = match listener.purpose {
                         Purpose::Policy if self.service.is_balancer(peer) => {
                             let port = listener.address.port();
@@ -575,8 +576,9 @@ impl Server {
         drop(connection);
         // The close is a part of what a request costs.
         let now = Instant::now();
+        let duration = now.saturating_duration_since(accepted);
+        trace!("{peer}: closed after {duration:.1?}: {}", ending.outcome.as_str());
         if purpose == Purpose::Policy {
-            let duration = now.saturating_duration_since(accepted);
             self.counters.record(ending.outcome, duration);
             if has_no_header {
                 self.incidents.no_header(peer, ending, now);

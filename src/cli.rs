@@ -9,7 +9,7 @@ use crate::policy::{Host, MASTER_PORT, Origin, OriginError, Player};
 /// Where the configuration is looked for when `-c` does not say.
 pub const DEFAULT_CONFIG: &str = "/etc/masterpolicyd/masterpolicyd.toml";
 
-/// Serves the host's Flash socket policy on port 843.
+/// Flash socket policy server.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -17,7 +17,7 @@ pub struct Cli {
     #[arg(short, long, value_name = "FILE", global = true, default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
 
-    /// Log more; twice logs every connection's steps
+    /// Log more; give it twice to log the steps of each connection
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 
@@ -50,21 +50,21 @@ fn hidden(id: &'static str, short: char) -> Arg {
 /// What masterpolicyd can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Bind, drop every privilege, and serve the policy in the foreground
+    /// Serve the policy in the foreground until a signal stops it
     Serve,
-    /// Read the whole configuration, or single files, and print every problem
+    /// Check the whole configuration, or single files, and print every problem
     #[command(alias = "configtest", alias = "validate", short_flag_alias = 't')]
     Check(Check),
-    /// Show what the configuration amounts to
+    /// Show the policy, the rules or the configuration in effect
     #[command(subcommand)]
     Show(Show),
-    /// Compare the rules on disk with those that are served now
+    /// Compare the rules on disk with those that the daemon serves
     Diff {
-        /// Print one JSON object
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say what a player would decide about the configured policy, and which rule decided
+    /// Say whether a player would allow a connection, and which rule decides
     Explain(Explain),
     /// Ask hosts for their policy as a player does, and say why a connection would be refused
     Probe(Probe),
@@ -80,15 +80,15 @@ pub enum Command {
 /// What `check` reads, and how much it says.
 #[derive(Debug, Clone, Args)]
 pub struct Check {
-    /// Drop-ins or main files to read each alone, before they are installed
+    /// Drop-ins or main files to check, each by itself
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Print errors only
+    /// Print only errors
     #[arg(short, long, conflicts_with = "json")]
     pub quiet: bool,
 
-    /// Print one JSON object
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -98,33 +98,33 @@ pub struct Check {
 #[command(override_usage = "masterpolicyd explain [OPTIONS] ORIGIN PORT
        masterpolicyd explain [OPTIONS] --origin URL --port PORT")]
 pub struct Explain {
-    /// Where the content was loaded from; a bare host name is taken as http
+    /// The URL that the content was loaded from; a name without a scheme is taken as http
     #[arg(value_name = "ORIGIN", id = "ORIGIN", value_parser = parse_origin,
           required_unless_present = "origin", conflicts_with_all = ["origin", "port"])]
     origin_word: Option<Origin>,
 
-    /// The port on this host that it connects to
+    /// The port of this host that the content connects to
     #[arg(value_name = "PORT", id = "PORT", value_parser = parse_port,
           required_unless_present = "port", conflicts_with_all = ["origin", "port"])]
     port_word: Option<u16>,
 
-    /// The same as ORIGIN
+    /// Another way to give ORIGIN
     #[arg(long, value_name = "URL", value_parser = parse_origin)]
     origin: Option<Origin>,
 
-    /// The same as PORT
+    /// Another way to give PORT
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     port: Option<u16>,
 
-    /// The port that the policy is served from
+    /// The port that the policy comes from
     #[arg(long, value_name = "PORT", value_parser = parse_port, default_value_t = MASTER_PORT)]
     pub policy_port: u16,
 
-    /// The player that decides: flash, lightspark or unity
+    /// Decide as this player does: flash, lightspark or unity
     #[arg(long, value_name = "PLAYER", default_value = Player::Flash.as_str())]
     pub player: Player,
 
-    /// Print one JSON object
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -142,7 +142,7 @@ impl Explain {
 /// How `audit` answers.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Audit {
-    /// Print one JSON object
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -150,19 +150,19 @@ pub struct Audit {
 /// What `show` can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum Show {
-    /// The exact document that is served
+    /// Print the document that clients get
     Policy {
-        /// The port that is asked: site-control is part of what port 843 serves, and of nothing else
+        /// The port that clients ask; only the document of port 843 has site-control
         #[arg(long, value_name = "PORT", default_value_t = MASTER_PORT, value_parser = parse_port)]
         port: u16,
     },
-    /// Every rule with the file and line it came from
+    /// Print all rules, each with its file and line
     Rules {
-        /// Print one JSON array
+        /// Print a JSON array
         #[arg(long)]
         json: bool,
     },
-    /// The effective configuration, as TOML that loads again
+    /// Print the configuration in effect, as TOML
     Config,
 }
 
@@ -174,31 +174,31 @@ pub enum Show {
        masterpolicyd probe [OPTIONS] HOST:PORT...
        masterpolicyd probe [OPTIONS] --targets FILE")]
 pub struct Probe {
-    /// A host and the port that the content connects to, or any number of HOST:PORT
+    /// A host and the port that the content connects to, or several HOST:PORT
     #[arg(value_name = "HOST:PORT")]
     pub targets: Vec<String>,
 
-    /// Where the content comes from; without it, whether the port is granted to any content
+    /// The URL that the content was loaded from; without it, any content counts
     #[arg(long, value_name = "URL")]
     pub origin: Option<String>,
 
-    /// Also ask this port, as content does that loads a policy from it; ten times as patient
+    /// Also ask this port, as content does that loads a policy from it; wait ten times as long
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub load_policy: Option<u16>,
 
-    /// The port of the master policy, to test a server elsewhere
+    /// Ask this port instead of 843, to test a server on another port
     #[arg(long, value_name = "PORT", default_value_t = MASTER_PORT, value_parser = parse_port)]
     pub policy_port: u16,
 
-    /// Begin with a header of the PROXY protocol, as a balancer does that checks the server
+    /// Send a header of the PROXY protocol first, as a balancer does that checks the server
     #[arg(long)]
     pub proxy_protocol: bool,
 
-    /// How long to wait for the name and for each port; a player waits 3 seconds
+    /// How long to wait for the name, and for each port
     #[arg(long, value_name = "TIME", default_value = "3s")]
     pub timeout: String,
 
-    /// Read more targets from a file, one a line; - is standard input
+    /// Also ask the targets in this file, one a line; - is standard input
     #[arg(long = "targets", value_name = "FILE")]
     pub targets_file: Option<PathBuf>,
 
@@ -206,7 +206,7 @@ pub struct Probe {
     #[command(flatten)]
     pub family: Family,
 
-    /// Print the verdicts without the steps
+    /// Print only the verdicts
     #[arg(long, conflicts_with_all = ["json", "nagios"])]
     pub summary: bool,
 
@@ -214,7 +214,7 @@ pub struct Probe {
     #[arg(long, conflicts_with = "nagios")]
     pub json: bool,
 
-    /// Print the line of a monitoring plugin, and exit 0, 1, 2 or 3 as monitoring expects
+    /// Print one line, and exit with 0, 1, 2 or 3, as a monitoring plugin does
     #[arg(long)]
     pub nagios: bool,
 }

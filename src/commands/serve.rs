@@ -144,10 +144,7 @@ fn close_inherited() -> Result<(), BindError> {
     let closed = process::close_inherited(&listen::handed_over()?);
     if !closed.is_empty() {
         let numbers: Vec<_> = closed.iter().map(ToString::to_string).collect();
-        debug!(
-            "closed what was inherited and is of no use here: descriptor {}",
-            numbers.join(", ")
-        );
+        debug!("closed inherited descriptors that are not used: {}", numbers.join(", "));
     }
     Ok(())
 }
@@ -237,7 +234,7 @@ impl<'a> Patience<'a> {
     /// Says that the wait is over, if there was one.
     fn end(&self) {
         if !self.said.is_empty() {
-            info!("no port is taken any more, after {:.0} s", self.since.elapsed().as_secs_f64());
+            info!("every port is free after {:.0} s", self.since.elapsed().as_secs_f64());
         }
     }
 }
@@ -292,8 +289,8 @@ fn capacity(wanted: usize, limit: usize, spare: usize) -> Result<usize, Unfit> {
     }
     if capacity < wanted {
         warn!(
-            "at most {capacity} of limits.connections = {wanted} unfinished connections: the \
-             process may have {limit} descriptors (LimitNOFILE= in the unit, or ulimit -n)"
+            "limits.connections is {wanted}, but only {capacity} can be used: the process may have \
+             {limit} descriptors; raise LimitNOFILE= in the unit, or ulimit -n"
         );
     }
     Ok(capacity)
@@ -394,7 +391,7 @@ fn reloader(
         })?;
         log_problems(configuration.problems());
         for key in changed_for_restart(&started, &configuration.settings) {
-            warn!("{key} has changed: restart to have it take hold");
+            warn!("{key} has changed: restart the daemon to apply it");
         }
         logging::set_level(authority, configuration.settings.log.level);
         Ok(service(&configuration))

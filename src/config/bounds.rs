@@ -36,7 +36,7 @@ impl Sum {
         }
         let message = format!(
             "with this file the configuration is larger than {SIZE} bytes, and neither it nor what \
-             comes after it is read; take out comments and rules that nobody needs"
+             comes after it is read; remove comments and rules that are not needed"
         );
         Err(Problem::about(&file.path, message))
     }

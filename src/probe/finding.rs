@@ -232,8 +232,8 @@ impl Finding {
                 "silent",
                 Fault,
                 nobody,
-                "see which program holds the port: one that waits for more than the request's 23 \
-                 bytes, for a line end say, is no policy server",
+                "see which program holds the port: a server that waits for more than the 23 bytes \
+                 of the request, such as the end of a line, is not a policy server",
             ),
             Self::Closed => (
                 "closed",

@@ -182,7 +182,7 @@ fn reservations(report: &Report) -> String {
     if !unanswered.is_empty() {
         _ = write!(
             text,
-            "; nobody answers at {}, and players go on to another address",
+            "; nothing answers at {}, and players try another address",
             unanswered.join(", ")
         );
     }

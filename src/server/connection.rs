@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
 use std::time::Instant;
 
-use log::trace;
+use log::{Level, log_enabled, trace};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
@@ -123,16 +123,20 @@ fn meet(
 /// Does whatever an exchange wants until it is over or has to wait.
 fn drive<R: Request>(
     mut stream: &TcpStream,
-    peer: SocketAddr,
+    peer: &SocketAddr,
     exchange: &mut Exchange<R>,
     answer: &mut impl Answer<R>,
     buffer: &mut [u8],
 ) -> Progress {
+    // Asked once: each step of a request would pay for it.
+    let is_traced = log_enabled!(Level::Trace);
     loop {
         let (step, interest) = match exchange.want() {
             Want::Read => {
                 let read = stream.read(buffer).map(|count| {
-                    trace!("{peer}: read {count} bytes");
+                    if is_traced {
+                        trace!("{peer}: read {count} bytes");
+                    }
                     match count {
                         0 => exchange.ended(),
                         count => exchange.received(&buffer[..count]),
@@ -147,14 +151,18 @@ fn drive<R: Request>(
                 let sent = SockRef::from(stream)
                     .send_with_flags(&bytes[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
                     .map(|count| {
-                        trace!("{peer}: sent {count} bytes of an answer of {}", bytes.len());
+                        if is_traced {
+                            trace!("{peer}: sent {count} bytes of an answer of {}", bytes.len());
+                        }
                         exchange.sent(count, bytes.len());
                     });
                 (sent, Interest::WRITABLE)
             }
             Want::ShutDown => {
                 let shut_down = stream.shutdown(Shutdown::Write).map(|()| {
-                    trace!("{peer}: shut down for sending");
+                    if is_traced {
+                        trace!("{peer}: shut down for sending");
+                    }
                     exchange.shut_down();
                 });
                 (shut_down, Interest::WRITABLE)
@@ -251,11 +259,11 @@ impl Connection {
                     self.stage = Stage::Policy { exchange, document };
                 }
                 Stage::Policy { exchange, document } => {
-                    return drive(&self.stream, self.peer, exchange, document, buffer);
+                    return drive(&self.stream, &self.peer, exchange, document, buffer);
                 }
                 Stage::Scrape { exchange, response } => {
                     let mut response = Response { written: response, metrics };
-                    return drive(&self.stream, self.peer, exchange, &mut response, buffer);
+                    return drive(&self.stream, &self.peer, exchange, &mut response, buffer);
                 }
             }
         }

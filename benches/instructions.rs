@@ -20,8 +20,9 @@ use support::{SOON, Setup, find_program, skip};
 
 /// Instructions per request when this was last looked at: x86-64, Rust 1.95. Lower it when a
 /// change makes the request cheaper, so that the gain is kept. A third of it is the C library's: in
-/// a process with threads each call that can be cancelled costs it some 30 more.
-const EXPECTED: f64 = 946.0;
+/// a process with threads each call that can be cancelled costs it some 30 more. 90 are for whether
+/// the client comes through a balancer, for whether steps are logged, and for what is watched.
+const EXPECTED: f64 = 1037.0;
 
 /// By how much compilers and C libraries may differ, in per cent. The count itself repeats to
 /// within 0.1.

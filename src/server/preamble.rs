@@ -766,6 +766,10 @@ mod tests {
     /// What `ppp` makes of a header of version 1, and how long it is.
     fn line_by_ppp(bytes: &[u8]) -> Option<(Header, usize)> {
         let parsed = v1::Header::try_from(bytes).ok()?;
+        if !parsed.header.ends_with("\r\n") {
+            // It takes a newline behind a space for the end.
+            return None;
+        }
         let header = match &parsed.addresses {
             v1::Addresses::Unknown => Header::Unknown,
             v1::Addresses::Tcp4(addresses) => client_by_ipv4(addresses),
@@ -853,6 +857,15 @@ mod tests {
         match Preamble::default().take(bytes) {
             Parsed::Complete { header, taken } => Some((header, taken)),
             Parsed::Unfinished | Parsed::Malformed => None,
+        }
+    }
+
+    #[test]
+    fn a_newline_behind_a_space_ends_no_line() {
+        for family in ["UNKNOWN 0.0.0.0 0.0.0.0 0", "TCP4 192.0.2.1 192.0.2.2 1 843"] {
+            let bytes = format!("PROXY {family} \n\r<policy-file-request/>\0");
+            assert_eq!(complete(bytes.as_bytes()), None, "{bytes:?}");
+            assert_eq!(line_by_ppp(bytes.as_bytes()), None, "{bytes:?}");
         }
     }
 

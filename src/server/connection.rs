@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{Level, log_enabled, trace};
 use mio::net::TcpStream;
@@ -120,6 +120,32 @@ fn meet(
     }
 }
 
+/// What is logged of a connection at trace.
+pub(super) enum Step<'a> {
+    Accepted { on: SocketAddr },
+    Read(usize),
+    Sent { count: usize, of: usize },
+    ShutDown,
+    Failed(&'a io::Error),
+    Closed { after: Duration, outcome: Outcome },
+}
+
+/// Logs a step. Out of the way of those that nobody logs.
+#[cold]
+#[inline(never)]
+pub(super) fn trace_step(peer: &SocketAddr, step: &Step<'_>) {
+    match step {
+        Step::Accepted { on } => trace!("{peer}: accepted on {on}"),
+        Step::Read(count) => trace!("{peer}: read {count} bytes"),
+        Step::Sent { count, of } => trace!("{peer}: sent {count} bytes of an answer of {of}"),
+        Step::ShutDown => trace!("{peer}: shut down for sending"),
+        Step::Failed(error) => trace!("{peer}: failed: {error}"),
+        Step::Closed { after, outcome } => {
+            trace!("{peer}: closed after {after:.1?}: {}", outcome.as_str());
+        }
+    }
+}
+
 /// Does whatever an exchange wants until it is over or has to wait.
 fn drive<R: Request>(
     mut stream: &TcpStream,
@@ -128,14 +154,12 @@ fn drive<R: Request>(
     answer: &mut impl Answer<R>,
     buffer: &mut [u8],
 ) -> Progress {
-    // Asked once: each step of a request would pay for it.
-    let is_traced = log_enabled!(Level::Trace);
     loop {
         let (step, interest) = match exchange.want() {
             Want::Read => {
                 let read = stream.read(buffer).map(|count| {
-                    if is_traced {
-                        trace!("{peer}: read {count} bytes");
+                    if log_enabled!(Level::Trace) {
+                        trace_step(peer, &Step::Read(count));
                     }
                     match count {
                         0 => exchange.ended(),
@@ -151,8 +175,8 @@ fn drive<R: Request>(
                 let sent = SockRef::from(stream)
                     .send_with_flags(&bytes[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
                     .map(|count| {
-                        if is_traced {
-                            trace!("{peer}: sent {count} bytes of an answer of {}", bytes.len());
+                        if log_enabled!(Level::Trace) {
+                            trace_step(peer, &Step::Sent { count, of: bytes.len() });
                         }
                         exchange.sent(count, bytes.len());
                     });
@@ -160,8 +184,8 @@ fn drive<R: Request>(
             }
             Want::ShutDown => {
                 let shut_down = stream.shutdown(Shutdown::Write).map(|()| {
-                    if is_traced {
-                        trace!("{peer}: shut down for sending");
+                    if log_enabled!(Level::Trace) {
+                        trace_step(peer, &Step::ShutDown);
                     }
                     exchange.shut_down();
                 });
@@ -176,7 +200,9 @@ fn drive<R: Request>(
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
-                trace!("{peer}: failed: {error}");
+                if log_enabled!(Level::Trace) {
+                    trace_step(peer, &Step::Failed(&error));
+                }
                 exchange.failed();
             }
         }

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, error, info, trace};
+use log::{Level, debug, error, info, log_enabled};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::SigSet;
@@ -35,7 +35,7 @@ use crate::network::Network;
 use crate::notify::{Message, Notifier};
 use crate::policy::MASTER_PORT;
 use crate::watch::Changes;
-use connection::{Connection, Progress};
+use connection::{Connection, Progress, Step, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
 use limits::{Connections, Eviction, Limits, Source};
@@ -406,7 +406,9 @@ impl Server {
             };
             match listener.admit(accepted, crowded_until) {
                 Admission::Client { stream, peer, since } => {
-                    trace!("{peer}: accepted on {}", listener.address);
+                    if log_enabled!(Level::Trace) {
+                        trace_step(&peer, &Step::Accepted { on: listener.address });
+                    }
                     let connection = match listener.purpose {
                         Purpose::Policy if self.service.is_balancer(peer) => {
                             let port = listener.address.port();
@@ -577,7 +579,10 @@ impl Server {
         // The close is a part of what a request costs.
         let now = Instant::now();
         let duration = now.saturating_duration_since(accepted);
-        trace!("{peer}: closed after {duration:.1?}: {}", ending.outcome.as_str());
+        if log_enabled!(Level::Trace) {
+            let outcome = ending.outcome;
+            trace_step(&peer, &Step::Closed { after: duration, outcome });
+        }
         if purpose == Purpose::Policy {
             self.counters.record(ending.outcome, duration);
             if has_no_header {

@@ -71,24 +71,21 @@ impl Manager {
         (self.notifier.is_connected() && is_news).then(|| at + STATUS_INTERVAL)
     }
 
-    /// Says what it is time to say; `status` is one line about how it goes.
-    pub(super) fn keep_time(
-        &mut self,
-        now: Instant,
-        doing: Doing,
-        status: impl FnOnce() -> String,
-    ) {
+    /// Says what it is time to say. Returns whether it is time to tell how it goes, too.
+    pub(super) fn keep_time(&mut self, now: Instant, doing: Doing) -> bool {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.watchdog_due) {
             self.notifier.ping();
             self.watchdog_due = self.notifier.watchdog_interval().map(|every| now + every);
         }
-        if is_due(self.status_due(doing)) {
-            self.told = (now, doing.ended);
-            self.tell(Message::Status(status()), now);
-        } else if is_due(self.again) {
+        if is_due(self.again) {
             self.try_again(now);
         }
+        let is_status_due = is_due(self.status_due(doing));
+        if is_status_due {
+            self.told = (now, doing.ended);
+        }
+        is_status_due
     }
 }
 
@@ -130,7 +127,7 @@ mod tests {
         manager.tell(Message::Status("fourth".into()), now);
         assert_eq!(received(&theirs), [""; 0]);
         assert_eq!(manager.due(IDLE), Some(now + AGAIN));
-        manager.keep_time(now + AGAIN, IDLE, String::new);
+        assert!(!manager.keep_time(now + AGAIN, IDLE));
         let told = received(&theirs);
         let first: Vec<_> = told.iter().map(|it| it.split('=').next().unwrap()).collect();
         assert_eq!(first, ["READY", "RELOADING", "READY"]);
@@ -146,8 +143,8 @@ mod tests {
         for doing in [Doing { ended: 1, ..IDLE }, Doing { ended: 1, reloading: true }] {
             let due = manager.told.0 + STATUS_INTERVAL;
             assert_eq!(manager.due(doing), Some(due));
-            manager.keep_time(due, doing, || "one".into());
-            assert_eq!(received(&theirs), ["STATUS=one"]);
+            assert!(manager.keep_time(due, doing));
+            assert_eq!(received(&theirs), [""; 0], "the server has the words");
         }
         assert_eq!(manager.due(Doing { ended: 1, ..IDLE }), None);
     }
@@ -156,7 +153,7 @@ mod tests {
     fn the_watchdog_hears_from_the_loop_in_time() {
         let (mut manager, theirs) = manager();
         let due = manager.due(IDLE).unwrap();
-        manager.keep_time(due, IDLE, String::new);
+        assert!(!manager.keep_time(due, IDLE));
         assert_eq!(received(&theirs), ["WATCHDOG=1"]);
         assert_eq!(manager.due(IDLE), Some(due + Duration::from_secs(1)));
     }

@@ -361,9 +361,8 @@ impl Server {
             }
         }
         let doing = self.doing();
-        if self.manager.due(doing).is_some_and(|due| due <= now) {
-            let status = self.status();
-            self.manager.keep_time(now, doing, || status);
+        if self.manager.keep_time(now, doing) {
+            self.tell(Message::Status(self.status()), now);
         }
         self.incidents.settle(now);
         if let Some(changes) = &mut self.changes {

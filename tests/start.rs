@@ -35,8 +35,8 @@ fn what_was_inherited_and_is_not_meant_is_closed() {
     let secret = directory.write("secret", "what only root reads");
     let script = "exec \"$@\" 9<\"$0\"";
     let daemon = Setup::new().argument("-v").through(shell(script, &secret)).start();
-    let line = daemon.log.wait_for("inherited");
-    let numbers = line.rsplit_once(" descriptor ").expect("descriptors").1;
+    let line = daemon.log.wait_for("closed inherited descriptors");
+    let numbers = line.rsplit_once(": ").expect("descriptors").1;
     // The shell may leave some of its own behind.
     assert!(numbers.split(", ").any(|number| number == "9"), "{line}");
     if is_root() {

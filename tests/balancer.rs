@@ -128,6 +128,11 @@ fn from_others_a_header_is_no_request() {
     stream.write_all(REQUEST).expect("sending");
     assert_eq!(read_to_end(&mut stream), document(RULES), "and a request is one");
     assert_eq!(count(&daemon, "malformed"), 3);
+    let line = daemon.log.wait_for("it began with a header of the PROXY protocol");
+    let remedy = "if 127.0.0.2 is your balancer, add it to proxy-protocol.from";
+    assert!(line.ends_with(remedy), "{line}");
+    let lines = daemon.log.lines_after(0);
+    assert_eq!(lines.iter().filter(|line| line.contains("PROXY")).count(), 1, "{lines:#?}");
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// The client. As long as a balancer has not said who that is, the balancer.
     pub(super) peer: SocketAddr,
+    /// Whether it comes from a balancer.
+    pub(super) is_balanced: bool,
     /// When it was accepted.
     pub(super) accepted: Instant,
     stage: Stage,
@@ -218,7 +220,7 @@ impl Connection {
         document: Document,
     ) -> Self {
         let stage = Stage::Policy { exchange: Exchange::default(), document };
-        Self { stream, peer, accepted, stage, watched: None, false_alarms: 0 }
+        Self { stream, peer, is_balanced: false, accepted, stage, watched: None, false_alarms: 0 }
     }
 
     /// A balancer that is to say first who the client is, and that has connected to `port`.
@@ -229,7 +231,15 @@ impl Connection {
         port: u16,
     ) -> Self {
         let stage = Stage::Preamble { preamble: Box::default(), port };
-        Self { stream, peer: balancer, accepted, stage, watched: None, false_alarms: 0 }
+        Self {
+            stream,
+            peer: balancer,
+            is_balanced: true,
+            accepted,
+            stage,
+            watched: None,
+            false_alarms: 0,
+        }
     }
 
     /// Whether it is not known yet for whom a balancer speaks.
@@ -245,7 +255,7 @@ impl Connection {
         request: HttpRequest,
     ) -> Self {
         let stage = Stage::Scrape { exchange: Exchange::of(request), response: None };
-        Self { stream, peer, accepted, stage, watched: None, false_alarms: 0 }
+        Self { stream, peer, is_balanced: false, accepted, stage, watched: None, false_alarms: 0 }
     }
 
     /// What it is for.

@@ -33,6 +33,7 @@ pub(super) struct Incidents {
     evictions: Incident,
     source_limits: Incident,
     headers_missing: Incident,
+    headers_unexpected: Incident,
     accept_errors: Incident,
     reloads_awaited: Incident,
 }
@@ -45,6 +46,7 @@ impl Incidents {
             evictions: Incident::default(),
             source_limits: Incident::default(),
             headers_missing: Incident::default(),
+            headers_unexpected: Incident::default(),
             accept_errors: Incident::default(),
             reloads_awaited: Incident::default(),
         }
@@ -115,6 +117,18 @@ impl Incidents {
         }
     }
 
+    /// A connection from `peer`, which is no balancer as far as the configuration knows, began with a
+    /// header of the PROXY protocol.
+    pub(super) fn unexpected_header(&mut self, peer: SocketAddr, now: Instant) {
+        if self.headers_unexpected.begins(now) {
+            warn!(
+                "closed {peer}: it began with a header of the PROXY protocol; if {} is your \
+                 balancer, add it to proxy-protocol.from",
+                peer.ip().to_canonical()
+            );
+        }
+    }
+
     /// A connection could not be accepted on `address`.
     pub(super) fn accept_failed(
         &mut self,
@@ -140,6 +154,7 @@ impl Incidents {
             evictions,
             source_limits,
             headers_missing,
+            headers_unexpected,
             accept_errors,
             reloads_awaited,
         } = self;
@@ -149,6 +164,7 @@ impl Incidents {
             evictions.due(),
             source_limits.due(),
             headers_missing.due(),
+            headers_unexpected.due(),
             accept_errors.due(),
             reloads_awaited.due(),
         ]
@@ -178,6 +194,12 @@ impl Incidents {
             warn!(
                 "{count} more connections from proxy-protocol.from had no header of the PROXY \
                  protocol in the last {interval} s"
+            );
+        }
+        if let Some(count) = self.headers_unexpected.settle(now) {
+            warn!(
+                "{count} more connections began with a header of the PROXY protocol in the last \
+                 {interval} s and are not from proxy-protocol.from"
             );
         }
         if let Some(count) = self.accept_errors.settle(now) {

@@ -574,6 +574,7 @@ impl Server {
         let (peer, accepted, purpose) =
             (connection.peer, connection.accepted, connection.purpose());
         let has_no_header = connection.awaits_header() && ending.outcome == Outcome::Malformed;
+        let has_unknown_header = !connection.is_balanced && preamble::begins_header(&ending.quoted);
         drop(connection);
         // The close is a part of what a request costs.
         let now = Instant::now();
@@ -586,6 +587,8 @@ impl Server {
             self.counters.record(ending.outcome, duration);
             if has_no_header {
                 self.incidents.no_header(peer, ending, now);
+            } else if has_unknown_header {
+                self.incidents.unexpected_header(peer, now);
             }
             let served = if self.service.log_requests {
                 ServedLines::Written

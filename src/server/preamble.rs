@@ -19,6 +19,12 @@ pub const LONGEST_BLOCK: usize = 4096;
 /// What a header of version 2 begins with.
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
+/// Whether bytes that were to be something else are the beginning of a header.
+#[must_use]
+pub fn begins_header(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PROXY ") || bytes.starts_with(SIGNATURE)
+}
+
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {

@@ -576,9 +576,11 @@ fn what_the_kernel_makes_up_is_no_configuration() {
         let told = config::load(Path::new(path), &Trust::of_this_process()).unwrap_err();
         assert!(told.to_string().contains("not one for files"), "{path}: {told}");
     }
-    scratch.file("masterpolicyd.toml", "policy-dirs = [\"/proc/self/fd\", \"/sys/kernel\"]\n");
+    let mut directories = vec!["/proc/self/fd", "/sys/kernel"];
+    directories.retain(|path| Path::new(path).exists());
+    scratch.file("masterpolicyd.toml", format!("policy-dirs = {directories:?}\n"));
     let told = refusal(&scratch);
-    assert_eq!(told.matches("not one for files").count(), 2, "{told}");
+    assert_eq!(told.matches("not one for files").count(), directories.len(), "{told}");
 }
 
 #[test]

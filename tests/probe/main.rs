@@ -24,7 +24,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use support::network::in_own_network;
-use support::{Directory, Setup, find_program, skip};
+use support::{Directory, Setup, find_program, script_of_terminals, skip, unshare_of_mounts};
 
 use servers::{
     REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_now,
@@ -893,9 +893,9 @@ fn on_a_terminal(command: &str, environment: &[(&str, &str)]) -> String {
 
 #[test]
 fn a_terminal_gets_colour_and_a_bar_unless_told_otherwise() {
-    if find_program("script").is_none() {
-        let test = "a_terminal_gets_colour_and_a_bar_unless_told_otherwise";
-        return skip(test, "script of util-linux is not installed");
+    let test = "a_terminal_gets_colour_and_a_bar_unless_told_otherwise";
+    if script_of_terminals(test).is_none() {
+        return;
     }
     let server = Server::start(answer(OPEN));
     let program = env!("CARGO_BIN_EXE_masterpolicyd");
@@ -913,8 +913,8 @@ fn a_terminal_gets_colour_and_a_bar_unless_told_otherwise() {
 #[test]
 fn a_terminal_of_40_columns_gets_no_longer_line() {
     let test = "a_terminal_of_40_columns_gets_no_longer_line";
-    if find_program("script").is_none() {
-        return skip(test, "script of util-linux is not installed");
+    if script_of_terminals(test).is_none() {
+        return;
     }
     let server = Server::start(answer(OPEN));
     let program = env!("CARGO_BIN_EXE_masterpolicyd");
@@ -985,6 +985,9 @@ fn probe_two_addresses(hosts: &Path, more: &[&str]) -> Probed {
 #[test]
 fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
     let test = "each_address_of_a_name_is_asked_and_one_refusal_counts";
+    if unshare_of_mounts(test).is_none() {
+        return;
+    }
     in_own_network(test, || {
         if !fs::exists("/proc/sys/net/ipv6").unwrap() {
             return skip(test, "no IPv6 here");
@@ -1017,6 +1020,9 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
 #[test]
 fn an_address_that_is_not_answered_is_a_warning_where_another_is() {
     let test = "an_address_that_is_not_answered_is_a_warning_where_another_is";
+    if unshare_of_mounts(test).is_none() {
+        return;
+    }
     in_own_network(test, || {
         if !fs::exists("/proc/sys/net/ipv6").unwrap() {
             return skip(test, "no IPv6 here");
@@ -1035,6 +1041,9 @@ fn an_address_that_is_not_answered_is_a_warning_where_another_is() {
 #[test]
 fn two_silent_resolvers_cost_no_more_than_the_timeout() {
     let test = "two_silent_resolvers_cost_no_more_than_the_timeout";
+    if unshare_of_mounts(test).is_none() {
+        return;
+    }
     in_own_network(test, || {
         let silent = ["127.0.0.53:53", "127.0.0.54:53"].map(|it| UdpSocket::bind(it).unwrap());
         let directory = Directory::new();
@@ -1064,6 +1073,9 @@ fn two_silent_resolvers_cost_no_more_than_the_timeout() {
 #[test]
 fn a_name_with_the_other_family_alone_says_so() {
     let test = "a_name_with_the_other_family_alone_says_so";
+    if unshare_of_mounts(test).is_none() {
+        return;
+    }
     in_own_network(test, || {
         let directory = Directory::new();
         let hosts = directory.write("hosts", "127.0.0.1 one.test\n");
@@ -1077,6 +1089,9 @@ fn a_name_with_the_other_family_alone_says_so() {
 #[test]
 fn a_name_with_hundreds_of_addresses_does_not_keep_the_probe_for_hours() {
     let test = "a_name_with_hundreds_of_addresses_does_not_keep_the_probe_for_hours";
+    if unshare_of_mounts(test).is_none() {
+        return;
+    }
     in_own_network(test, || {
         let directory = Directory::new();
         let many: Vec<_> = (1..=200).map(|last| format!("127.0.9.{last} many.test\n")).collect();

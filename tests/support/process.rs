@@ -41,7 +41,16 @@ impl Status {
 
     /// Whether a signal is held back; of a thread where the number is that of a thread.
     pub(crate) fn holds_back(&self, signal: Signal) -> bool {
-        let mask = u64::from_str_radix(self.field("SigBlk"), 16).expect("a mask");
+        self.has_signal("SigBlk", signal)
+    }
+
+    /// Whether a signal is ignored.
+    pub(crate) fn ignores(&self, signal: Signal) -> bool {
+        self.has_signal("SigIgn", signal)
+    }
+
+    fn has_signal(&self, mask: &str, signal: Signal) -> bool {
+        let mask = u64::from_str_radix(self.field(mask), 16).expect("a mask");
         mask & (1 << (signal as i32 - 1)) != 0
     }
 

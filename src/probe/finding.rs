@@ -2,6 +2,7 @@
 //! what was seen, and has never opened a socket.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::document::{self, FlawKind, ONE_SEGMENT};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy};
@@ -17,6 +18,13 @@ const QUOTED: usize = 40;
 pub enum Finding {
     /// The name has no address; holds the resolver's reason.
     Unresolved(String),
+    /// The host has addresses, but none of the family that was asked for.
+    OtherFamily {
+        /// The type of the DNS record that is missing, `A` or `AAAA`.
+        missing: &'static str,
+        /// An address that it has.
+        such_as: IpAddr,
+    },
     /// Nobody listens.
     Refused,
     /// Not even a refusal came back.
@@ -159,8 +167,9 @@ pub struct Kind {
 
 impl Finding {
     /// One of each.
-    pub const EVERY: [Self; 25] = [
+    pub const EVERY: [Self; 26] = [
         Self::Unresolved(String::new()),
+        Self::OtherFamily { missing: "AAAA", such_as: IpAddr::V4(Ipv4Addr::LOCALHOST) },
         Self::Refused,
         Self::Filtered,
         Self::Unreachable(String::new()),
@@ -200,6 +209,13 @@ impl Finding {
                 Fault,
                 nobody,
                 "check the spelling of the name and the resolver of this host",
+            ),
+            Self::OtherFamily { .. } => (
+                "other-family",
+                Fault,
+                [Unknown; 3],
+                "add the record to the DNS if players are to reach the host by that family; or leave \
+                 out -4 and -6 to ask the addresses that it has",
             ),
             Self::Refused => (
                 "refused",
@@ -355,7 +371,13 @@ impl Finding {
     /// Whether it says nothing about what a player elsewhere would meet.
     #[must_use]
     pub fn is_inconclusive(&self) -> bool {
-        matches!(self, Self::Unresolved(_) | Self::Unreachable(_) | Self::LocalFailure(_))
+        matches!(
+            self,
+            Self::Unresolved(_)
+                | Self::OtherFamily { .. }
+                | Self::Unreachable(_)
+                | Self::LocalFailure(_)
+        )
     }
 
     /// Whether nobody took the connection, so that a player goes on to another address.
@@ -376,6 +398,14 @@ impl fmt::Display for Finding {
         match self {
             Self::Unresolved(reason) => {
                 write!(f, "the name does not resolve: {}", Escaped(reason))
+            }
+            Self::OtherFamily { missing, such_as } => {
+                let family = if such_as.is_ipv4() { "IPv6" } else { "IPv4" };
+                write!(
+                    f,
+                    "it has no {family} address ({missing} record in the DNS), only others such as \
+                     {such_as}"
+                )
             }
             Self::Refused => f.write_str("nothing listens on this port"),
             Self::Filtered => f.write_str("no answer at all, not even a refusal"),

@@ -283,7 +283,7 @@ impl fmt::Display for Conclusion {
             Self::Refused(Refusal::NoPolicy) => {
                 f.write_str("no policy came that a player would take")
             }
-            Self::Unknown(Doubt::Unresolved) => f.write_str("the name does not resolve"),
+            Self::Unknown(Doubt::Unresolved) => f.write_str("there is no address to ask"),
             Self::Unknown(Doubt::Unreachable) => f.write_str("it cannot be reached from here"),
             Self::Unknown(Doubt::LocalFailure) => f.write_str("this host could not ask"),
         }

@@ -67,16 +67,11 @@ fn choose(all: &[SocketAddr], family: Family) -> Result<Vec<SocketAddr>, Finding
     if !servers.is_empty() {
         return Ok(servers);
     }
-    let (wanted, record, option, other) = match family {
-        Family::Any => return Err(Finding::Unresolved("it has no address".to_owned())),
-        Family::V4 => ("IPv4", "A", "-4", "IPv6"),
-        Family::V6 => ("IPv6", "AAAA", "-6", "IPv4"),
-    };
-    let first = all.first().map_or_else(String::new, |server| server.ip().to_string());
-    Err(Finding::Unresolved(format!(
-        "it has no {wanted} address ({record} record), only {other}, such as {first}; leave out \
-         {option} to ask that"
-    )))
+    Err(match (all.first(), family) {
+        (None, _) | (_, Family::Any) => Finding::Unresolved("it has no address".to_owned()),
+        (Some(other), Family::V4) => Finding::OtherFamily { missing: "A", such_as: other.ip() },
+        (Some(other), Family::V6) => Finding::OtherFamily { missing: "AAAA", such_as: other.ip() },
+    })
 }
 
 #[cfg(test)]
@@ -96,14 +91,19 @@ mod tests {
 
     #[test]
     fn a_name_of_the_other_family_alone_is_told_apart_from_no_name() {
-        let Err(Finding::Unresolved(reason)) = choose(&servers(&["192.0.2.1:80"]), Family::V6)
-        else {
-            panic!("there is no IPv6 address")
-        };
+        let finding = choose(&servers(&["192.0.2.1:80"]), Family::V6).unwrap_err();
         assert_eq!(
-            reason,
-            "it has no IPv6 address (AAAA record), only IPv4, such as 192.0.2.1; leave out -6 to \
-             ask that"
+            finding.to_string(),
+            "it has no IPv6 address (AAAA record in the DNS), only others such as 192.0.2.1"
+        );
+        let finding = choose(&servers(&["[2001:db8::1]:80"]), Family::V4).unwrap_err();
+        assert_eq!(
+            finding.to_string(),
+            "it has no IPv4 address (A record in the DNS), only others such as 2001:db8::1"
+        );
+        assert_eq!(
+            choose(&[], Family::V6),
+            Err(Finding::Unresolved("it has no address".to_owned()))
         );
     }
 }

@@ -1081,8 +1081,10 @@ fn a_name_with_the_other_family_alone_says_so() {
         let hosts = directory.write("hosts", "127.0.0.1 one.test\n");
         let probed = probe_with_etc("hosts", &hosts, &["one.test", "5000", "-6"]);
         assert_eq!(probed.verdict(), ("unknown", "unresolved", 2));
-        let message = probed.message("resolve", "unresolved");
-        assert!(message.contains("only IPv4, such as 127.0.0.1"), "{message}");
+        let message = probed.message("resolve", "other-family");
+        assert!(message.contains("no IPv6 address (AAAA record in the DNS)"), "{message}");
+        let remedy = probed.json["steps"][0]["findings"][0]["remedy"].as_str().unwrap();
+        assert!(remedy.starts_with("add the record to the DNS"), "{remedy}");
     });
 }
 

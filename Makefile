@@ -29,6 +29,8 @@ PAGES = $(wildcard man/*.[0-9])
 UNITS = $(wildcard packaging/systemd/*.service packaging/systemd/*.socket)
 SCRIPTS = .ci/run $(wildcard scripts/*)
 CONFIG = $(DESTDIR)$(sysconfdir)/masterpolicyd
+# Where packages of applications put their drop-ins. The daemon cannot read it if it is created later.
+PACKAGES = $(DESTDIR)/usr/lib/masterpolicyd/policy.d
 INSTALL = install
 
 FUZZ_SECONDS = 600
@@ -96,7 +98,7 @@ soak:
 
 install:
 	@test -x $(BINARY) || { echo "$(BINARY) is not built yet: run 'make build' first" >&2; exit 1; }
-	$(INSTALL) -d $(DESTDIR)$(sbindir) $(CONFIG)/policy.d
+	$(INSTALL) -d $(DESTDIR)$(sbindir) $(CONFIG)/policy.d $(PACKAGES)
 	$(INSTALL) -m 755 $(BINARY) $(DESTDIR)$(sbindir)/masterpolicyd
 	for page in $(PAGES); do \
 		directory=$(DESTDIR)$(mandir)/man$${page##*.}; \
@@ -128,6 +130,7 @@ uninstall:
 	done
 	for unit in $(UNITS); do rm -f $(DESTDIR)$(unitdir)/$${unit##*/}; done
 	rm -f $(DESTDIR)$(libdir)/sysusers.d/masterpolicyd.conf $(DESTDIR)$(libdir)/tmpfiles.d/masterpolicyd.conf
+	@rmdir $(PACKAGES) $(dir $(PACKAGES)) 2>/dev/null || true
 	@if test -d $(CONFIG); then echo "$(CONFIG) is yours and stays"; fi
 
 clean:

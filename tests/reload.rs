@@ -368,6 +368,11 @@ fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     let mut wait_for = |needle: &str| {
         log.by_ref().map(|line| line.expect("a line")).find(|line| line.contains(needle))
     };
+    let line = wait_for(&policies.display().to_string()).expect("a line about the directory");
+    assert!(
+        line.ends_with(" does not exist: restart the daemon once you have created it"),
+        "{line}"
+    );
     let sandbox = wait_for("sandbox: ").expect("a line about the sandbox");
     if sandbox.contains("no landlock") {
         daemon.kill().expect("an end");

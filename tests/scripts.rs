@@ -1,7 +1,9 @@
-//! What `make` says where something is missing, and what the first minute with `make run` shows.
+//! What `make` says where something is missing, what it installs, and what the first minute with
+//! `make run` shows.
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
@@ -9,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use masterpolicyd::config::Settings;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -73,6 +76,37 @@ fn what_a_toolchain_manager_says_is_not_lost() {
     let said = refusal(&system);
     assert!(said.starts_with("no default toolchain\n"), "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+/// A directory that is created after the start is out of the daemon's reach until a restart.
+#[test]
+fn make_install_leaves_no_default_directory_of_drop_ins_to_be_created_later() {
+    let test = "make_install_leaves_no_default_directory_of_drop_ins_to_be_created_later";
+    if find_program("make").is_none() {
+        return skip(test, "make is not installed");
+    }
+    let system = Directory::new();
+    let make = |target: &str| {
+        let output = Command::new("make")
+            .arg(target)
+            .arg(format!("DESTDIR={}", system.path().display()))
+            .arg(format!("BINARY={}", env!("CARGO_BIN_EXE_masterpolicyd")))
+            .current_dir(root())
+            .output()
+            .expect("starting make");
+        assert!(output.status.success(), "{output:?}");
+    };
+    make("install");
+    let at_boot =
+        fs::read_to_string(system.path().join("usr/local/lib/tmpfiles.d/masterpolicyd.conf"))
+            .expect("tmpfiles.d");
+    for directory in Settings::default().policy_dirs {
+        let installed = system.path().join(directory.strip_prefix("/").expect("an absolute path"));
+        let is_made_at_boot = at_boot.contains(&format!("d {} ", directory.display()));
+        assert!(installed.is_dir() || is_made_at_boot, "{}", directory.display());
+    }
+    make("uninstall");
+    assert!(!system.path().join("usr/lib/masterpolicyd").exists(), "it was empty");
 }
 
 #[test]

@@ -111,7 +111,11 @@ pub struct Skipped {
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} stays out of reach until a restart: {}", self.path.display(), self.reason)
+        let path = self.path.display();
+        if self.reason.kind() == io::ErrorKind::NotFound {
+            return write!(f, "{path} does not exist: restart the daemon once you have created it");
+        }
+        write!(f, "cannot open {path}: {}: restart the daemon once it can be read", self.reason)
     }
 }
 

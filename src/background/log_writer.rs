@@ -14,8 +14,8 @@ const WAITING: usize = 1024;
 
 const STACK: usize = 256 * 1024;
 
-/// What the thread is to do.
-enum Work {
+/// What the thread is handed.
+enum Entry {
     Write(Box<[u8]>),
     /// Nothing; it wakes the thread, so that it sees the end.
     Wake,
@@ -26,7 +26,7 @@ enum Work {
 /// thread has not finished.
 #[derive(Debug)]
 pub struct LogWriter {
-    work: SyncSender<Work>,
+    sender: SyncSender<Entry>,
     /// Whether the thread is to end once there is nothing left to write.
     is_over: Arc<AtomicBool>,
     /// Disconnected once the thread has ended; nobody sends.
@@ -44,17 +44,17 @@ impl LogWriter {
         patience: Duration,
         enter: impl FnOnce() -> S + Send + 'static,
     ) -> io::Result<(Self, S)> {
-        let (work, works) = mpsc::sync_channel(WAITING);
+        let (sender, entries) = mpsc::sync_channel(WAITING);
         let (alive, ended) = mpsc::sync_channel(1);
         let is_over = Arc::new(AtomicBool::new(false));
         let sees_end = Arc::clone(&is_over);
         let entered = start("log", STACK, enter, move || {
-            write_until_the_end(&works, &sees_end);
+            write_until_the_end(&entries, &sees_end);
             drop(alive);
         })?;
-        let lines = work.clone();
-        logging::hand_over(move |line| lines.try_send(Work::Write(line.into())).is_ok());
-        Ok((Self { work, is_over, ended, patience }, entered))
+        let lines = sender.clone();
+        logging::hand_over(move |line| lines.try_send(Entry::Write(line.into())).is_ok());
+        Ok((Self { sender, is_over, ended, patience }, entered))
     }
 }
 
@@ -62,7 +62,7 @@ impl Drop for LogWriter {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         // Without room for it the thread is awake.
-        let _ = self.work.try_send(Work::Wake);
+        let _ = self.sender.try_send(Entry::Wake);
         logging::take_back(match self.ended.recv_timeout(self.patience) {
             Err(RecvTimeoutError::Timeout) => Stderr::Stuck,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Stderr::Free,
@@ -70,19 +70,19 @@ impl Drop for LogWriter {
     }
 }
 
-fn write_until_the_end(works: &Receiver<Work>, is_over: &AtomicBool) {
+fn write_until_the_end(entries: &Receiver<Entry>, is_over: &AtomicBool) {
     loop {
         // Before the queue: what was logged before the end is in there.
         let is_over = is_over.load(Ordering::SeqCst);
-        let work = match works.try_recv() {
-            Ok(work) => work,
+        let entry = match entries.try_recv() {
+            Ok(entry) => entry,
             Err(_) if is_over => return,
-            Err(_) => match works.recv() {
-                Ok(work) => work,
+            Err(_) => match entries.recv() {
+                Ok(entry) => entry,
                 Err(_) => return,
             },
         };
-        if let Work::Write(line) = work {
+        if let Entry::Write(line) = entry {
             logging::write(&line);
         }
     }

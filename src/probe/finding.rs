@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::document::{self, FlawKind, ONE_SEGMENT};
-use crate::policy::{MASTER_PORT, MetaPolicy, Policy};
+use crate::policy::{MASTER_PORT, MetaPolicy, Player, Policy};
 use crate::printable::{Escaped, EscapedBytes};
-use crate::probe::Ask;
 use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
+use crate::probe::question::Ask;
 
 /// How much of an answer that is no policy is quoted.
 const QUOTED: usize = 40;
@@ -148,10 +148,6 @@ impl Reception {
     }
 }
 
-/// The players of the table, in its order: Flash Player as Adobe's documents say, the others as
-/// they were run.
-pub const PLAYERS: [&str; 3] = ["Flash Player", "Lightspark", "Unity"];
-
 /// All there is to say about a finding whatever its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
@@ -159,8 +155,8 @@ pub struct Kind {
     pub code: &'static str,
     /// How much it matters.
     pub gravity: Gravity,
-    /// What each of [`PLAYERS`] makes of it.
-    pub receptions: [Reception; 3],
+    /// What each of [`Player::EVERY`] makes of it, in that order.
+    pub receptions: [Reception; Player::EVERY.len()],
     /// What to do about it.
     pub remedy: &'static str,
 }
@@ -202,7 +198,7 @@ impl Finding {
     pub fn kind(&self) -> Kind {
         use Gravity::{Fault, Note, Warning};
         use Reception::{Either, Refuses, Takes, Unknown};
-        let nobody = [Refuses; 3];
+        let nobody = [Refuses; Player::EVERY.len()];
         let (code, gravity, receptions, remedy) = match self {
             Self::Unresolved(_) => (
                 "unresolved",

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use crate::probe::{Question, Report, Target, TargetError, probe};
+use crate::probe::question::Question;
+use crate::probe::report::{Report, probe};
+use crate::probe::target::{Target, TargetError};
 
 /// How many targets are asked at a time.
 pub const AT_A_TIME: usize = 64;
@@ -58,20 +60,20 @@ pub enum News {
 /// Has all `targets` asked, [`AT_A_TIME`] at a time, in threads that are left behind when nobody
 /// reads their `news` any more.
 pub fn start(targets: &[Target], question: &Question, news: &mpsc::Sender<News>) {
-    let work = Arc::new(Work {
+    let fleet = Arc::new(Fleet {
         targets: targets.to_vec(),
         question: question.clone(),
         next: AtomicUsize::new(0),
     });
     for started in 0..targets.len().min(AT_A_TIME) {
         let thread = {
-            let (work, news) = (Arc::clone(&work), news.clone());
-            thread::Builder::new().spawn(move || work.do_in_turn(&news))
+            let (fleet, news) = (Arc::clone(&fleet), news.clone());
+            thread::Builder::new().spawn(move || fleet.ask_in_turn(&news))
         };
         // Fewer threads than wanted are slower, and nothing else.
         if thread.is_err() {
             if started == 0 {
-                work.do_in_turn(news);
+                fleet.ask_in_turn(news);
             }
             break;
         }
@@ -96,16 +98,16 @@ pub fn collect(
 }
 
 /// What the threads share.
-struct Work {
+struct Fleet {
     targets: Vec<Target>,
     question: Question,
     /// The first target that nobody has taken.
     next: AtomicUsize,
 }
 
-impl Work {
+impl Fleet {
     /// Asks target after target that nobody else has taken, until none is left.
-    fn do_in_turn(&self, news: &mpsc::Sender<News>) {
+    fn ask_in_turn(&self, news: &mpsc::Sender<News>) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(target) = self.targets.get(index) else { break };

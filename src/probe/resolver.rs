@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use super::bounded::{Unfinished, within};
-use super::finding::Finding;
-use super::{Family, Target};
+use crate::probe::bounded::{Unfinished, within};
+use crate::probe::finding::Finding;
+use crate::probe::question::Family;
+use crate::probe::target::Target;
 
 /// How many addresses of a name are asked; whoever answers for the name decides how many it has.
 pub const MOST_ADDRESSES: usize = 8;

@@ -10,7 +10,7 @@ use ::landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
 
-use super::{Missing, Skipped};
+use crate::sandbox::active::{Missing, Skipped};
 
 /// The newest interface that this list of rights was made for. An older kernel enforces what it
 /// knows of it.
@@ -59,7 +59,7 @@ fn rule_for(path: &Path) -> io::Result<PathBeneath<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::FIRST_ABI_WITH_NETWORK;
+    use crate::sandbox::active::FIRST_ABI_WITH_NETWORK;
     use std::fs;
     use std::net::{TcpListener, TcpStream};
     use std::os::linux::net::SocketAddrExt;

@@ -19,7 +19,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::{Missing, Work};
+use crate::sandbox::active::Missing;
+use crate::sandbox::work::Work;
 
 /// Allowed whatever the work and the arguments.
 const ANY_WORK: &[c_long] = &[

@@ -191,9 +191,9 @@ fn reservations(report: &Report) -> String {
 
 /// The outcome's reason, with the address it was met at where others fared better.
 fn blame(report: &Report) -> String {
-    let agree = report.walks.iter().all(|walk| walk.outcome == report.outcome);
-    match report.walks.iter().find(|walk| walk.outcome == report.outcome) {
-        Some(walk) if !agree => format!("{}, at {}", report.outcome, walk.address),
+    let agree = report.addresses.iter().all(|address| address.outcome == report.outcome);
+    match report.addresses.iter().find(|address| address.outcome == report.outcome) {
+        Some(asked) if !agree => format!("{}, at {}", report.outcome, asked.address),
         _ => report.outcome.to_string(),
     }
 }
@@ -475,16 +475,20 @@ impl ReportJson {
             verdict: report.outcome.as_str(),
             reason: report.outcome.reason(),
             granted_to,
-            refused_by: report.refusing_players().into_iter().map(|(player, _)| player).collect(),
+            refused_by: report
+                .refusing_players()
+                .into_iter()
+                .map(|(player, _)| player.as_str())
+                .collect(),
             unanswered: report.unanswered().map(|address| address.to_string()).collect(),
             seconds: report.took.as_secs_f64(),
             addresses: report
-                .walks
+                .addresses
                 .iter()
-                .map(|walk| AddressJson {
-                    address: walk.address.to_string(),
-                    verdict: walk.outcome.as_str(),
-                    reason: walk.outcome.reason(),
+                .map(|asked| AddressJson {
+                    address: asked.address.to_string(),
+                    verdict: asked.outcome.as_str(),
+                    reason: asked.outcome.reason(),
                 })
                 .collect(),
             addresses_left_out: report.resolution.left_out,

@@ -108,6 +108,8 @@ fn a_file_is_judged_alone_before_it_is_installed() {
     let rule = "[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 5000\n";
     scratch.file("game.toml", rule);
     scratch.file("game.xml", "<cross-domain-policy><allow-access-from domain=\"a.test\" to-ports=\"80\"/></cross-domain-policy>");
+    scratch.file("xml.toml", "<cross-domain-policy/>");
+    scratch.file("toml.xml", rule);
     scratch.file("main.toml", format!("meta-policy = \"none\"\ngrantable-ports = \"80\"\n{rule}"));
     scratch.file("broken.toml", "[[allow-access-from]]\ndomain = \"http://a.test/\"\n");
     scratch.file("game.toml.new", rule);
@@ -121,6 +123,8 @@ fn a_file_is_judged_alone_before_it_is_installed() {
         (&["broken.toml", "game.toml"], 1, "broken.toml:2:10: "),
         (&["game.toml.new"], 0, "under this name it is skipped\n"),
         (&["policy.d/settings.toml"], 1, "policy.d/settings.toml:1:1: "),
+        (&["xml.toml"], 1, "xml.toml:1:1: this is XML; give the file a name that ends in .xml\n"),
+        (&["toml.xml"], 1, "toml.xml:1:1: this is not XML; if it is TOML, give the file a name"),
         (&["gone.toml"], 2, "gone.toml:1:1: cannot read: "),
     ] {
         let output = scratch.run(&[&["check"], files].concat());

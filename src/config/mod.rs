@@ -17,6 +17,7 @@ mod main_file;
 mod problem;
 mod rules;
 pub mod settings;
+mod syntax;
 mod table;
 pub mod trust;
 pub mod walk;
@@ -34,7 +35,7 @@ use crate::account::{Account, AccountError};
 use crate::document::Documents;
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 use drop_ins::Format;
-use files::{Directory, Files, Opened, ReadFile, Role};
+use files::{Directory, Files, Opened, ReadFile, Role, Text};
 use guard::{Guard, Judgement, Reader};
 use main_file::MainFile;
 use trust::Trusted;
@@ -305,10 +306,11 @@ impl<'a> Loader<'a> {
     /// A file in TOML that has any other key than the rules is a main file, unless it lies in a
     /// directory of drop-ins.
     fn read_alone(&mut self, file: &ReadFile) -> usize {
-        let is_xml = file.bytes.trim_ascii_start().starts_with(b"<");
+        let (format, is_xml) = (Format::of(self.path), looks_like_xml(file));
+        let may_be_main_file = !is_xml && format != Some(Format::Xml);
         let is_in_policy_d = self.path.parent().is_some_and(|it| it.ends_with("policy.d"));
         let text = file.utf8().unwrap_or_default();
-        let (main, problems) = main_file::read(self.path, if is_xml { "" } else { text });
+        let (main, problems) = main_file::read(self.path, if may_be_main_file { text } else { "" });
         let Some(mut main) = main else {
             self.problems.extend(bounds::first_of(problems));
             return 0;
@@ -321,10 +323,13 @@ impl<'a> Loader<'a> {
             if let (Some(without), _) = main_file::read(self.path, "") {
                 main = without;
             }
-            let (rules, problems) =
-                if is_xml { rules::read_xml(self.path, &file.bytes) } else { read_rules(file) };
+            let (rules, problems) = if is_xml && format.is_none() {
+                rules::read_xml(self.path, &file.bytes)
+            } else {
+                read_rules(file)
+            };
             self.problems.extend(bounds::first_of(problems));
-            if Format::of(self.path).is_none() {
+            if format.is_none() {
                 let message = "the name of a drop-in ends in .toml or .xml and does not begin with \
                                a dot; under this name it is skipped";
                 let place = Place::start_of(self.path);
@@ -609,11 +614,36 @@ fn read_rules(file: &ReadFile) -> (Vec<PlacedRule>, Vec<Problem>) {
     if file.bytes.is_empty() {
         return (Vec::new(), Vec::new());
     }
-    match (Format::of(&file.path), file.utf8()) {
+    let format = Format::of(&file.path);
+    let wrong = match format {
+        Some(Format::Toml) if looks_like_xml(file) => {
+            Some("this is XML; give the file a name that ends in .xml")
+        }
+        Some(Format::Xml) if begins_with(file, |byte| byte.is_ascii_graphic() && byte != b'<') => {
+            Some("this is not XML; if it is TOML, give the file a name that ends in .toml")
+        }
+        _ => None,
+    };
+    if let (Some(message), Ok(text)) = (wrong, file.utf8()) {
+        let spot = Text::of(&file.path, text).at(0);
+        return (Vec::new(), vec![Problem::at(Severity::Error, &spot, message)]);
+    }
+    match (format, file.utf8()) {
         (Some(Format::Xml), _) => rules::read_xml(&file.path, &file.bytes),
         (_, Ok(text)) => rules::read_toml(&file.path, text),
         (_, Err(problem)) => (Vec::new(), vec![problem]),
     }
+}
+
+/// Whether it is XML whatever its name says: no TOML begins like that.
+fn looks_like_xml(file: &ReadFile) -> bool {
+    begins_with(file, |byte| byte == b'<')
+}
+
+/// Whether the first byte that is no white space is such a one.
+fn begins_with(file: &ReadFile, is_such: fn(u8) -> bool) -> bool {
+    let bytes = file.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file.bytes);
+    bytes.trim_ascii_start().first().is_some_and(|byte| is_such(*byte))
 }
 
 fn policy_of(meta_policy: MetaPolicy, rules: &[PlacedRule]) -> Policy {

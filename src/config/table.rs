@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::bounds::TOLD;
 use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
+use super::syntax;
 use crate::spelling::did_you_mean;
 
 /// A value and where it stands.
@@ -70,68 +71,10 @@ pub(super) fn parse<T>(
         let result = read(table.get_ref(), &mut faults);
         return (Some(result), faults.into_problems(text));
     }
-    let offset_of = |error: &toml::de::Error| {
-        error.span().map_or(source.len(), |span| span.start.min(source.len()))
-    };
-    let mut errors: Vec<_> =
-        errors.iter().map(|error| (offset_of(error), error.message())).collect();
-    errors.sort_by_key(|&(offset, _)| offset);
-    let in_array = errors
-        .iter()
-        .find(|(_, message)| message.contains(" array") && !message.contains("array table"));
-    if let Some(bracket) = in_array
-        .filter(|_| errors.iter().any(|(_, message)| message.starts_with("unclosed array, ")))
-        .and_then(|&(offset, _)| open_bracket(source, offset))
-    {
-        // Whatever follows is taken for an element.
-        errors.retain(|&(offset, _)| offset < bracket);
-        faults.add(bracket, "this array is not closed; write ] behind its last element");
-    }
-    // One line, one slip.
-    errors.dedup_by_key(|(offset, _)| line_start(source, *offset));
-    for (offset, message) in errors.into_iter().take(TOLD + 1) {
-        faults.add(offset, syntax_message(message, &source[offset..]));
+    for (offset, message) in syntax::slips(source, &errors).into_iter().take(TOLD + 1) {
+        faults.add(offset, message);
     }
     (None, faults.into_problems(text))
-}
-
-/// Where the array begins that an error at `offset` is in.
-fn open_bracket(source: &str, offset: usize) -> Option<usize> {
-    let mut end = offset;
-    loop {
-        let start = line_start(source, end);
-        let line = &source[start..end];
-        let value = line.split_once('=').map(|(key, _)| start + key.len() + 1);
-        let bracket = value.map(|value| {
-            value + source[value..].len() - source[value..].trim_start_matches([' ', '\t']).len()
-        });
-        if let Some(bracket) = bracket.filter(|&bracket| source[bracket..].starts_with('[')) {
-            return Some(bracket);
-        }
-        end = start.checked_sub(1)?;
-    }
-}
-
-fn line_start(source: &str, offset: usize) -> usize {
-    source[..offset].rfind('\n').map_or(0, |newline| newline + 1)
-}
-
-/// What a syntax error is about; `rest` is the text from its place on.
-fn syntax_message<'a>(message: &'a str, rest: &str) -> &'a str {
-    // A word without quotes is taken for what its first letter might begin, and nothing at all
-    // for such a word.
-    if ["string values must be quoted", "invalid float, expected `", "invalid boolean"]
-        .iter()
-        .any(|guess| message.starts_with(guess))
-    {
-        if rest.trim_start_matches(' ').starts_with(['\r', '\n', '#'])
-            || rest.trim_start().is_empty()
-        {
-            return "the value is missing";
-        }
-        return "strings stand in quotes";
-    }
-    message
 }
 
 /// A place in a file, and the keys that belong there.

@@ -24,6 +24,10 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::write;
 
+/// The longest status, in bytes. systemd reads a page, 4096 bytes, and ignores a longer message,
+/// whatever else it says; the rest is for that.
+const LONGEST_STATUS: usize = 3800;
+
 /// The service manager, or nobody.
 #[derive(Debug, Default)]
 pub struct Notifier {
@@ -136,13 +140,27 @@ impl Untold {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready(status) => write!(f, "READY=1\nSTATUS={status}"),
+            Self::Ready(status) => write!(f, "READY=1\n{}", Status(status)),
             Self::Reloading(since, status) => {
-                write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\nSTATUS={status}")
+                write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\n{}", Status(status))
             }
-            Self::Stopping(status) => write!(f, "STOPPING=1\nSTATUS={status}"),
-            Self::Status(status) => write!(f, "STATUS={status}"),
+            Self::Stopping(status) => write!(f, "STOPPING=1\n{}", Status(status)),
+            Self::Status(status) => Status(status).fmt(f),
         }
+    }
+}
+
+/// The assignment of a status, which ends early where it is too long.
+struct Status<'a>(&'a str);
+
+impl fmt::Display for Status<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.len() <= LONGEST_STATUS {
+            return write!(f, "STATUS={}", self.0);
+        }
+        let is_end = |end: &usize| self.0.is_char_boundary(*end);
+        let end = (0..=LONGEST_STATUS).rev().find(is_end).unwrap_or(0);
+        write!(f, "STATUS={}...", &self.0[..end])
     }
 }
 
@@ -212,7 +230,8 @@ impl Notifier {
     /// Asks for that much time to start, however long the service manager gives by itself; one line
     /// about how it goes.
     pub fn extend_start(&self, time: Duration, status: &str) {
-        self.insist(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS={status}", time.as_micros()), None);
+        let status = Status(status);
+        self.insist(&format!("EXTEND_TIMEOUT_USEC={}\n{status}", time.as_micros()), None);
     }
 
     /// Hands a descriptor to the service manager, to be given back under `name` at the next
@@ -313,6 +332,22 @@ mod tests {
         assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(1)));
         notifier.ping();
         assert_eq!(received(&manager), "WATCHDOG=1");
+    }
+
+    /// systemd ignores what is longer than a page, and then waits for READY in vain.
+    #[test]
+    fn a_message_is_no_longer_than_the_service_manager_reads() {
+        let long = "\u{e4}".repeat(5000);
+        for message in [
+            Message::Ready(long.clone()),
+            Message::reloading(long.clone()),
+            Message::Stopping(long.clone()),
+            Message::Status(long.clone()),
+        ] {
+            let text = message.to_string();
+            assert!(text.len() <= 4096, "{} bytes", text.len());
+            assert!(text.ends_with("\u{e4}..."), "{text}");
+        }
     }
 
     fn untold(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {

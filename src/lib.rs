@@ -27,6 +27,7 @@ pub mod process;
 pub mod sandbox;
 pub mod server;
 mod spelling;
+pub mod timestamp;
 pub mod watch;
 
 use std::ffi::OsString;

@@ -123,6 +123,29 @@ fn a_broken_file_keeps_the_old_policy_and_is_logged_with_its_place() {
     assert_eq!(daemon.ask(), document(OTHER_RULES), "a repaired file is taken");
 }
 
+/// It was said once, and the next status was as if nothing had happened.
+#[test]
+fn a_failed_reload_is_in_the_status_with_its_first_error_until_one_succeeds() {
+    for is_mended in [false, true] {
+        let mut daemon = Setup::new().start();
+        let line = daemon.break_main_file();
+        daemon.reload();
+        let status = daemon.wait_for_state("STATUS=");
+        let error = format!("{}:{line}:", daemon.main_file().display());
+        let failed = "STATUS=reload failed, old policy kept: ";
+        assert!(status.starts_with(&format!("{failed}{error}")), "{status}");
+        if is_mended {
+            daemon.write_rules(OTHER_RULES);
+            daemon.reload();
+        }
+        daemon.forget_states();
+        daemon.signal(Signal::SIGTERM);
+        let status = daemon.wait_for_state("STATUS=");
+        assert_eq!(status.starts_with(failed), !is_mended, "{status}");
+        assert_eq!(status.contains(&error), !is_mended, "{status}");
+    }
+}
+
 #[test]
 fn a_file_that_others_can_write_is_not_taken() {
     let mut daemon = Setup::new().start();

@@ -7,13 +7,16 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use log::error;
+
 use super::thread::start;
 
 /// As much as the main thread has: the first reading was done there, and what it could read the
 /// next one has to be able to read.
 const STACK: usize = 8 * 1024 * 1024;
 
-/// What a reading came to. Whoever reads logs what is wrong; the error is one line.
+/// What a reading came to. The error is the first of what is wrong, in one line; whoever reads has
+/// logged it, and all others.
 pub type Loaded<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What became of a request.
@@ -89,7 +92,9 @@ impl<T> Reloading<T> {
             Ok(result) => result,
             Err(TryRecvError::Empty) => return None,
             Err(TryRecvError::Disconnected) => {
-                Err("the thread that reads the configuration has ended: restart".into())
+                let failure = "the thread that reads the configuration has ended: restart";
+                error!("{failure}");
+                Err(failure.into())
             }
         };
         self.since = None;

@@ -387,7 +387,7 @@ fn reloader(
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {
             log_problems(problems.errors());
-            "the configuration has errors"
+            problems.errors().next().map_or_else(String::new, ToString::to_string)
         })?;
         log_problems(configuration.problems());
         for key in changed_for_restart(&started, &configuration.settings) {

@@ -3,6 +3,7 @@
 //! Each kind of line is bounded: a flood is a line when it begins, and a count for each interval
 //! while it lasts. The clock is passed in.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -32,10 +33,34 @@ pub(super) struct Incidents {
     requests: Throttle,
     evictions: Incident,
     source_limits: Incident,
+    /// The source that was over its limit last.
+    crowding_source: Option<Source>,
     headers_missing: Incident,
     headers_unexpected: Incident,
     accept_errors: Incident,
     reloads_awaited: Incident,
+}
+
+/// Whose connections make room for others, as of late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Crowding {
+    /// The oldest of all.
+    pub(super) oldest: bool,
+    /// The oldest of this source, which has had its limit.
+    pub(super) source: Option<Source>,
+}
+
+impl fmt::Display for Crowding {
+    /// The end of a status line; nothing where no connection makes room.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.oldest {
+            f.write_str("; the oldest unfinished connections make room")?;
+        }
+        match self.source {
+            Some(source) => write!(f, "; the oldest of {source} make room"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Incidents {
@@ -45,6 +70,7 @@ impl Incidents {
             requests: Throttle::new(REQUEST_LINES),
             evictions: Incident::default(),
             source_limits: Incident::default(),
+            crowding_source: None,
             headers_missing: Incident::default(),
             headers_unexpected: Incident::default(),
             accept_errors: Incident::default(),
@@ -95,6 +121,7 @@ impl Incidents {
                 }
             }
             Eviction::Source => {
+                self.crowding_source = Some(source);
                 if self.source_limits.begins(now) {
                     warn!(
                         "{source} has limits.connections-per-source unfinished connections: its \
@@ -146,6 +173,20 @@ impl Incidents {
         self.reloads_awaited.begins(now)
     }
 
+    /// Whether connections make room: now, or less than two minutes ago.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.evictions.due().is_some() || self.source_limits.due().is_some()
+    }
+
+    /// Whose connections do.
+    pub(super) fn crowding(&self) -> Crowding {
+        let is_over_limit = self.source_limits.due().is_some();
+        Crowding {
+            oldest: self.evictions.due().is_some(),
+            source: self.crowding_source.filter(|_| is_over_limit),
+        }
+    }
+
     /// When [`settle`](Self::settle) has something to tell.
     pub(super) fn due(&self) -> Option<Instant> {
         let Self {
@@ -153,6 +194,7 @@ impl Incidents {
             requests,
             evictions,
             source_limits,
+            crowding_source: _,
             headers_missing,
             headers_unexpected,
             accept_errors,
@@ -300,6 +342,7 @@ impl Incident {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::limits::SourcePrefix;
 
     #[test]
     fn a_flood_is_a_few_lines_and_a_count_per_second() {
@@ -331,6 +374,27 @@ mod tests {
         let mut throttle = Throttle::new(10);
         assert!((0..100).all(|second| throttle.admits(start + Duration::from_secs(second))));
         assert_eq!(throttle.due(), None);
+    }
+
+    #[test]
+    fn it_is_told_whose_connections_make_room_as_long_as_they_do() {
+        let (now, open) = (Instant::now(), 3);
+        let source = |ip: [u8; 4]| SourcePrefix::default().source_of(ip.into());
+        let mut incidents = Incidents::new();
+        let crowding = |incidents: &Incidents| incidents.crowding().to_string();
+        assert!(!incidents.is_crowded());
+        incidents.made_room(source([192, 0, 2, 7]), Eviction::Source, open, now);
+        incidents.made_room(source([192, 0, 2, 8]), Eviction::Source, open, now);
+        assert!(incidents.is_crowded());
+        assert_eq!(crowding(&incidents), "; the oldest of 192.0.2.8 make room");
+        incidents.made_room(source([192, 0, 2, 9]), Eviction::Total, open, now);
+        assert_eq!(
+            crowding(&incidents),
+            "; the oldest unfinished connections make room; the oldest of 192.0.2.8 make room"
+        );
+        incidents.settle(now + Incident::INTERVAL);
+        incidents.settle(now + 2 * Incident::INTERVAL);
+        assert_eq!((crowding(&incidents).as_str(), incidents.is_crowded()), ("", false));
     }
 
     #[test]

@@ -19,8 +19,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct Manager {
     notifier: Notifier,
     watchdog_due: Option<Instant>,
-    /// When it was last told how it goes, and how many connections had ended then.
-    told: (Instant, u64),
+    /// When it was last told how it goes, and what the server was doing then.
+    told: (Instant, Doing),
     /// What it had no room for.
     untold: Untold,
     /// When to try that again.
@@ -28,19 +28,21 @@ pub(super) struct Manager {
 }
 
 /// What the server is doing that the service manager is told of by and by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Doing {
     /// So many connections have ended.
     pub(super) ended: u64,
     /// A reload is running.
     pub(super) reloading: bool,
+    /// Connections make room for others.
+    pub(super) crowded: bool,
 }
 
 impl Manager {
     pub(super) fn new(notifier: Notifier, now: Instant) -> Self {
         let watchdog_due = notifier.watchdog_interval().map(|_| now);
         let untold = Untold::default();
-        Self { notifier, watchdog_due, told: (now, 0), untold, again: None }
+        Self { notifier, watchdog_due, told: (now, Doing::default()), untold, again: None }
     }
 
     /// Tells it something, at once or when it reads again.
@@ -67,7 +69,8 @@ impl Manager {
 
     fn status_due(&self, doing: Doing) -> Option<Instant> {
         let (at, before) = self.told;
-        let is_news = doing.reloading || before != doing.ended;
+        let is_news =
+            doing.reloading || (before.ended, before.crowded) != (doing.ended, doing.crowded);
         (self.notifier.is_connected() && is_news).then(|| at + STATUS_INTERVAL)
     }
 
@@ -83,7 +86,7 @@ impl Manager {
         }
         let is_status_due = is_due(self.status_due(doing));
         if is_status_due {
-            self.told = (now, doing.ended);
+            self.told = (now, doing);
         }
         is_status_due
     }
@@ -111,7 +114,7 @@ mod tests {
         messages.filter(|it| !it.contains("filler")).collect()
     }
 
-    const IDLE: Doing = Doing { ended: 0, reloading: false };
+    const IDLE: Doing = Doing { ended: 0, reloading: false, crowded: false };
 
     #[test]
     fn what_a_busy_service_manager_has_no_room_for_comes_later_in_order() {
@@ -140,7 +143,12 @@ mod tests {
         let (mut manager, theirs) = manager();
         manager.watchdog_due = None;
         assert_eq!(manager.due(IDLE), None, "nothing has happened");
-        for doing in [Doing { ended: 1, ..IDLE }, Doing { ended: 1, reloading: true }] {
+        for doing in [
+            Doing { ended: 1, ..IDLE },
+            Doing { ended: 1, reloading: true, ..IDLE },
+            Doing { ended: 1, crowded: true, ..IDLE },
+            Doing { ended: 1, ..IDLE },
+        ] {
             let due = manager.told.0 + STATUS_INTERVAL;
             assert_eq!(manager.due(doing), Some(due));
             assert!(manager.keep_time(due, doing));

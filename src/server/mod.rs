@@ -34,6 +34,7 @@ use crate::logging;
 use crate::network::Network;
 use crate::notify::{Message, Notifier};
 use crate::policy::MASTER_PORT;
+use crate::timestamp::Utc;
 use crate::watch::Changes;
 use connection::{Connection, Progress, Step, trace_step};
 use exchange::{Ending, Outcome};
@@ -58,6 +59,9 @@ const READ_BUFFER: usize = 16 * 1024;
 /// Unfinished scrapes, from all sources. They have a table of their own, so that no number of
 /// scrapers takes the place of a player.
 pub const SCRAPES: usize = 16;
+
+/// How a status begins for as long as the last reload has failed.
+pub const RELOAD_FAILED: &str = "reload failed, old policy kept";
 
 /// Everything a reload can change.
 #[derive(Debug, Clone)]
@@ -209,6 +213,8 @@ pub struct Server {
     manager: Manager,
     counters: Counters,
     incidents: Incidents,
+    /// When the last reload failed, and why, where it has.
+    failed_reload: Option<(SystemTime, String)>,
     buffer: Box<[u8]>,
     /// When the last connection is given up, once the server stops.
     stopping: Option<Instant>,
@@ -257,6 +263,7 @@ impl Server {
             manager: Manager::new(notifier, Instant::now()),
             counters: Counters::default(),
             incidents: Incidents::new(),
+            failed_reload: None,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             stopping: None,
         })
@@ -376,7 +383,11 @@ impl Server {
 
     /// What the service manager is told of by and by.
     fn doing(&self) -> Doing {
-        Doing { ended: self.counters.total(), reloading: self.reloading.is_running() }
+        Doing {
+            ended: self.counters.total(),
+            reloading: self.reloading.is_running(),
+            crowded: self.incidents.is_crowded(),
+        }
     }
 
     /// The unfinished connections of one kind.
@@ -648,15 +659,15 @@ impl Server {
                 self.longest = longest(&service, &self.policy_ports);
                 self.service = service;
                 self.counters.reloaded();
+                self.failed_reload = None;
                 info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest);
                 self.tell(Message::Ready(self.status()), now);
             }
             Err(failure) => {
                 self.counters.reload_failed();
-                error!("{failure}");
                 error!("reload failed: the old policy keeps serving");
-                let status = format!("reload failed, old policy kept; {}", self.status());
-                self.tell(Message::Ready(status), now);
+                self.failed_reload = Some((SystemTime::now(), failure.to_string()));
+                self.tell(Message::Ready(self.status()), now);
             }
         }
         if self.reloading.is_wanted_again() {
@@ -712,10 +723,16 @@ impl Server {
         info!("stopped: {}", self.counters);
     }
 
-    /// One line about how it goes.
+    /// One line about how it goes. What `masterpolicyd status` looks for in it are its beginning,
+    /// [`RELOAD_FAILED`], and its end, the version.
     fn status(&self) -> String {
+        let mut status = String::new();
+        // Writing to a String cannot fail.
+        if let Some((at, failure)) = &self.failed_reload {
+            let _ = write!(status, "{RELOAD_FAILED}: {failure} ({}); ", Utc(*at));
+        }
         let doing = if self.stopping.is_some() { "stopping" } else { "serving" };
-        let mut status = format!("{doing} {} on {}", Rules(self.service.rules), self.addresses);
+        let _ = write!(status, "{doing} {} on {}", Rules(self.service.rules), self.addresses);
         match self.service.left_out {
             0 => {}
             1 => status += "; 1 broken drop-in of a package is left out",
@@ -727,6 +744,13 @@ impl Server {
         if let Some(running) = self.reloading.running(Instant::now()) {
             let _ = write!(status, "; reloading for {} s", running.as_secs());
         }
+        let _ = write!(
+            status,
+            "{}; loaded {}, version {}",
+            self.incidents.crowding(),
+            Utc(self.service.loaded),
+            env!("CARGO_PKG_VERSION")
+        );
         status
     }
 }

@@ -7,6 +7,7 @@
 #   sudo make check-packages  install the packages in a booted container
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
 #   make fuzz               each fuzz target for FUZZ_SECONDS, 10 minutes unless told otherwise
+#   make mutants            which small changes of the code no test notices; ROOM=policy is one room
 #   sudo make soak          everything at once, at random, for SOAK_MINUTES, 10 unless told otherwise
 #   make manual             the manual as Markdown, in docs/manual
 #   make dist               the source with its crates, a bill of materials, and sums, in target/dist
@@ -35,7 +36,7 @@ INSTALL = install
 
 FUZZ_SECONDS = 600
 
-.PHONY: all build run check bench fuzz soak manual install uninstall clean
+.PHONY: all build run check bench fuzz mutants soak manual install uninstall clean
 .PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
@@ -88,6 +89,9 @@ bench:
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS)
+
+mutants:
+	@scripts/mutants $(ROOM)
 
 manual:
 	@scripts/manual

@@ -347,6 +347,7 @@ impl<R: Request> Exchange<R> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashSet;
 
     const ANSWER: usize = 100;
 
@@ -379,9 +380,10 @@ mod tests {
         assert_eq!(outcome(&exchange), Some(Outcome::Served));
     }
 
+    /// Ten segments of 1,428 bytes leave at once.
     #[test]
     fn an_answer_that_cannot_leave_at_once_is_not_closed_on() {
-        for (length, becomes) in [(SENT_AT_ONCE, Some(Outcome::Served)), (SENT_AT_ONCE + 1, None)] {
+        for (length, becomes) in [(14_280, Some(Outcome::Served)), (14_281, None)] {
             let mut exchange = fed(&[b"<policy-file-request/>\0"]);
             exchange.sent(length, length);
             exchange.shut_down();
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_follows_the_request_is_drained_up_to_a_limit() {
+    fn whatever_follows_the_request_is_drained_up_to_a_mebibyte() {
         for rest in [&b"\n"[..], b"\r\n", b"\0\0", b"\0<policy-file-request/>\0", b"x"] {
             let mut exchange = fed(&[b"<policy-file-request/>"]);
             let mut whole = REQUEST.to_vec();
@@ -424,7 +426,7 @@ mod tests {
             exchange.sent(ANSWER, ANSWER);
             assert_eq!(exchange.want(), Want::ShutDown, "{}", rest.escape_ascii());
             exchange.shut_down();
-            exchange.received(&vec![b'x'; DRAIN_LIMIT - 1]);
+            exchange.received(&vec![b'x'; 1_048_575]);
             assert_eq!(exchange.want(), Want::Read);
             exchange.received(b"x");
             assert_eq!(outcome(&exchange), Some(Outcome::Served));
@@ -460,17 +462,22 @@ mod tests {
     }
 
     #[test]
-    fn no_third_spelling_is_answered() {
+    fn no_third_spelling_is_answered_however_it_is_cut() {
         for bytes in [
             &b"<policy-file-request  />\0"[..],
             b"<policy-file-request / >",
             b"<policy-file-request/ >",
+            b"<policy-file-request//>",
             b"<policy-file-request>",
             b"<policy-file -request/>",
             b" <policy-file-request/>",
         ] {
-            let exchange = fed(&[bytes]);
-            assert_eq!(outcome(&exchange), Some(Outcome::Malformed), "{}", bytes.escape_ascii());
+            for cut in 1..=bytes.len() {
+                let mut exchange = fed(&[&bytes[..cut]]);
+                exchange.received(&bytes[cut..]);
+                let text = bytes.escape_ascii();
+                assert_eq!(outcome(&exchange), Some(Outcome::Malformed), "{text} cut after {cut}");
+            }
         }
     }
 
@@ -503,6 +510,22 @@ mod tests {
         let mut unanswered = fed(&[REQUEST]);
         unanswered.close(Outcome::Timeout);
         assert_eq!(outcome(&unanswered), Some(Outcome::Timeout));
+    }
+
+    #[test]
+    fn each_outcome_has_a_name_of_its_own() {
+        let names = Outcome::EVERY.map(Outcome::as_str);
+        assert_eq!(HashSet::from(names).len(), Outcome::EVERY.len(), "{names:?}");
+    }
+
+    #[test]
+    fn an_ending_is_not_taken_back() {
+        let mut served = fed(&[REQUEST]);
+        served.sent(ANSWER, ANSWER);
+        served.shut_down();
+        assert_eq!(served.ending(Outcome::Evicted), Outcome::Served.into());
+        let malformed = fed(&[b"GET /"]);
+        assert_eq!(malformed.ending(Outcome::Evicted), Ending::malformed(b"GET /"));
     }
 
     proptest! {

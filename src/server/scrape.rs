@@ -247,9 +247,15 @@ mod tests {
             let head = format!("GET http://{host}/metrics HTTP/1.1\r\nHost: evil.example");
             assert_eq!(wish(Hosts::Local, &head), Some(Wish::Metrics), "{host} in the target");
         }
-        for host in
-            ["evil.example", "evil.example:9843", "localhost.evil.example", "127.0.0.1.nip.io", ""]
-        {
+        for host in [
+            "evil.example",
+            "evil.example:9843",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "[::1].evil.example",
+            "[evil.example]",
+            "",
+        ] {
             let head = format!("GET /metrics HTTP/1.1\r\nhOST: {host}");
             assert_eq!(wish(Hosts::Local, &head), Some(Wish::Misdirected), "{host}");
             assert_eq!(wish(Hosts::Any, &head), Some(Wish::Metrics), "{host}");
@@ -280,17 +286,40 @@ mod tests {
         assert_eq!(wish_of(&many), Some(Wish::HeadTooLarge));
     }
 
+    /// A byte that ends no line is too much as well.
+    #[test]
+    fn a_head_of_8192_bytes_is_waited_for_and_its_next_byte_is_too_much() {
+        let start = "GET /metrics HTTP/1.1\r\nX: ";
+        let head = format!("{start}{}", "x".repeat(8192 - start.len()));
+        let mut http = HttpRequest::to(Hosts::Any);
+        assert_eq!(http.take(head.as_bytes()), Taken::Unfinished);
+        assert_eq!(http.take(b"x"), Taken::Complete(Rest::Perhaps));
+        assert_eq!(http.asked().wish, Wish::HeadTooLarge);
+    }
+
+    #[test]
+    fn the_first_byte_touches_a_request() {
+        let mut http = HttpRequest::to(Hosts::Any);
+        assert!(http.is_untouched());
+        assert_eq!(http.take(b"G"), Taken::Unfinished);
+        assert!(!http.is_untouched());
+        assert_eq!(http.take(b"ET / HTTP/1.1\r\n\r\n"), Taken::Complete(Rest::Perhaps));
+        assert!(!http.is_untouched());
+    }
+
     #[test]
     fn a_response_says_how_long_it_is_and_that_it_closes() {
         let text = answered("GET /metrics HTTP/1.1\r\n\r\n");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
         assert!(head.contains("\r\nContent-Length: 4\r\n"));
         assert!(head.ends_with("\r\nConnection: close"));
         assert_eq!(body, "a 1\n");
         let text = answered("PUT /metrics HTTP/1.1\r\n\r\n");
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
         assert!(text.contains("\r\nAllow: GET, HEAD\r\n"));
+        assert!(text.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"));
     }
 
     #[test]

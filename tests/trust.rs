@@ -124,7 +124,7 @@ fn in_a_sticky_directory_a_directory_cannot_be_replaced_but_a_file_may_be_anybod
     assert_eq!(
         refusal(&scratch),
         "masterpolicyd.toml:1:1: this file lies in ., where another user may have put it; move \
-         the file where only root can write, such as to /etc/masterpolicyd/masterpolicyd.toml"
+         the file to where only root can write, such as /etc/masterpolicyd/masterpolicyd.toml"
     );
     scratch.directory("own");
     let main_file = scratch.file("own/masterpolicyd.toml", "policy-dirs = [\"../policy.d\"]\n");
@@ -143,8 +143,8 @@ fn whoever_can_rename_a_directory_can_replace_what_is_in_it() {
     assert_eq!(
         refusal(&scratch),
         "application:1:1: this directory lets its group and others replace the files in it (mode \
-         0777), and decides where policy.d/linked.toml leads; move the file where only root can \
-         write, such as to /etc/masterpolicyd/policy.d"
+         0777), and policy.d/linked.toml leads through it; move the file to where only root can \
+         write, such as /etc/masterpolicyd/policy.d"
     );
     set_mode(&scratch.join("application"), 0o1777);
     assert!(load(&scratch).is_ok());
@@ -214,7 +214,7 @@ fn what_the_service_user_owns_is_refused() {
     let find = |_: &str, _: Option<&str>| Ok(Some(account(uid)));
     let trust = Trust { starting_uid: 0, find: &find, ..trust() };
     let problems = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err();
-    let told = format!("(uid {uid}), whom the daemon runs as and who must not be able to write");
+    let told = format!("(uid {uid}), whom the daemon runs as and who must not be able to change");
     let told = if account::name_of(uid).is_some() { told } else { told.replace(['(', ')'], "") };
     for path in ["policy.d", "policy.d/game.toml", "masterpolicyd.toml"] {
         let is_told = |path: &Path| {
@@ -336,7 +336,44 @@ fn a_closed_directory_that_is_not_the_configurations_is_not_to_be_opened() {
     let told = config::load_to_serve(&scratch.join("masterpolicyd.toml"), &trust()).unwrap_err();
     let told = told.to_string();
     assert!(!told.contains("chmod o+x /"), "{told}");
-    assert!(told.contains("move the file where only root can write"), "{told}");
+    assert!(told.contains("move the file to where only root can write"), "{told}");
+}
+
+#[test]
+fn the_home_of_root_is_not_to_be_opened() {
+    let test = "the_home_of_root_is_not_to_be_opened";
+    // The program may lie there.
+    let script = "umask 022 && exec 9<\"$0\" && mount -t tmpfs -o mode=700 none /root && mkdir /root/policy.d && \
+                  echo 'user = \"nobody\"' >/root/m.toml && \
+                  echo 'policy-dirs = [\"/root/policy.d\"]' >>/root/m.toml && \
+                  echo '# a rule will come' >/root/policy.d/game.toml && \
+                  /proc/self/fd/9 -c /root/m.toml check";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_masterpolicyd")])
+        .output();
+    let Ok(output) = output else {
+        eprintln!("skipped {test}: unshare is not installed");
+        return;
+    };
+    let (told, said) = (scratch::text(&output.stdout), scratch::text(&output.stderr));
+    if told.is_empty() {
+        eprintln!("skipped {test}: {}", said.trim_end());
+        return;
+    }
+    let (user, start) = ("the daemon runs as nobody (uid 65534), who cannot", "would not start");
+    assert_eq!(
+        told,
+        format!(
+            "/root/m.toml:1:1: {user} read this file: the service {start}; /root is closed; move the \
+             file to where only root can write, such as /etc/masterpolicyd/masterpolicyd.toml\n\
+             /root/policy.d:1:1: {user} list this directory: the service {start}; /root is closed; \
+             move the files to where only root can write, such as /etc/masterpolicyd/policy.d, and \
+             name that in policy-dirs\n\
+             /root/policy.d/game.toml:1:1: {user} read this file: the service {start}; namei -l \
+             /root/policy.d/game.toml shows what is closed\n\
+             3 errors, no warnings\n"
+        )
+    );
 }
 
 #[test]

@@ -115,9 +115,9 @@ fn what_is_left_out_is_an_error_of_check_with_a_remedy() {
     let output = scratch.run(&["check"]);
     assert_eq!(output.status.code(), Some(1));
     let stdout = text(&output.stdout);
-    let remedy = "usr/broken.toml:1:1: this comes from a package, is broken, and is left out, \
-                  while the rest counts; have the package mended, or mask it until then: ln -s \
-                  /dev/null etc/broken.toml";
+    let remedy = "usr/broken.toml:1:1: this file of a package is left out because of its errors, \
+                  and all other files count; report it to the package, or mask it: ln -s /dev/null \
+                  etc/broken.toml";
     assert!(stdout.lines().any(|line| line == remedy), "{stdout}");
     assert!(stdout.contains("grants 80, more than the grantable-ports"), "{stdout}");
     assert!(stdout.ends_with("without 1 drop-in: 2 rules; 2 errors, no warnings\n"), "{stdout}");

@@ -87,7 +87,7 @@ impl<'a> Guard<'a> {
         let who = who_can_write(mode);
         let flaw = match fault.flaw {
             Flaw::OwnedByService => format!(
-                "belongs to {owner}, whom the daemon runs as and who must not be able to write \
+                "belongs to {owner}, whom the daemon runs as and who must not be able to change \
                  the policy"
             ),
             Flaw::OwnedByStranger if self.trusted.starting_uid == 0 => {
@@ -111,7 +111,7 @@ impl<'a> Guard<'a> {
             }
         };
         let on_the_way = if self.is_aside(&fault.place, opened) {
-            format!(", and decides where {} leads", opened.path.display())
+            format!(", and {} leads through it", opened.path.display())
         } else {
             String::new()
         };
@@ -144,7 +144,7 @@ impl<'a> Guard<'a> {
         faults: &[Fault],
     ) -> String {
         if fault.place.path == Path::new("/") {
-            return "nothing on this host is safe while that is so".to_owned();
+            return "correct that first: it lets others change every file of this host".to_owned();
         }
         let can_stay = |fault: &Fault| match fault.place.status.kind {
             FileKind::File => fault.flaw != Flaw::OthersPlace,
@@ -165,19 +165,19 @@ impl<'a> Guard<'a> {
     /// The remedy for what is in the wrong place.
     fn move_it(&self, role: Role) -> String {
         let (where_to, example) = if self.trusted.starting_uid == 0 {
-            ("where only root can write", true)
+            ("to where only root can write", true)
         } else {
-            ("where nobody but you and root can write", false)
+            ("to where only you and root can write", false)
         };
         let such_as = match role {
             _ if !example => "",
-            Role::MainFile => ", such as to /etc/masterpolicyd/masterpolicyd.toml",
-            Role::DropIn | Role::PolicyDirectory => ", such as to /etc/masterpolicyd/policy.d",
+            Role::MainFile => ", such as /etc/masterpolicyd/masterpolicyd.toml",
+            Role::DropIn | Role::PolicyDirectory => ", such as /etc/masterpolicyd/policy.d",
         };
         match role {
             Role::MainFile | Role::DropIn => format!("move the file {where_to}{such_as}"),
             Role::PolicyDirectory => {
-                format!("move the files {where_to}{such_as}, and change policy-dirs")
+                format!("move the files {where_to}{such_as}, and name that in policy-dirs")
             }
         }
     }
@@ -212,7 +212,7 @@ impl<'a> Guard<'a> {
         };
         let (severity, fact) = if can(&account.groups) {
             let fact = format!(
-                "can {what} only as a member of other groups: started as root it gives them up, \
+                "can {what} only by its other groups: started as root, the daemon gives them up, \
                  and a reload would fail"
             );
             (Severity::Warning, fact)
@@ -227,12 +227,12 @@ impl<'a> Guard<'a> {
                 if opened.is_own(place) && !is_home(&place.path) {
                     format!("chmod o+x {}", directory.display())
                 } else {
-                    format!("{}: {} is closed", self.move_it(opened.role), directory.display())
+                    format!("{} is closed; {}", directory.display(), self.move_it(opened.role))
                 }
             }
             Some((_, READ)) => format!("chmod o+r {}", opened.path.display()),
             Some(_) => format!("chmod o+rx {}", opened.path.display()),
-            None => "let that user read it".to_owned(),
+            None => format!("namei -l {} shows what is closed", path.display()),
         };
         let message =
             format!("the daemon runs as {}, who {fact}; {remedy}", self.user(account.uid));

@@ -84,15 +84,15 @@ impl LeftOut {
         let name = path.file_name().filter(|_| Format::of(path).is_some());
         let remedy = match (mask, name) {
             (Some(dir), Some(name)) => {
-                format!(", or mask it until then: ln -s /dev/null {}", dir.join(name).display())
+                format!(", or mask it: ln -s /dev/null {}", dir.join(name).display())
             }
             _ => String::new(),
         };
         let fact = if name.is_some() {
-            "this comes from a package, is broken, and is left out, while the rest counts; have the \
-             package mended"
+            "this file of a package is left out because of its errors, and all other files count; \
+             report it to the package"
         } else {
-            "this is for packages, cannot be used, and is left out, while the rest counts"
+            "this directory of packages is left out because of its errors, and all others count"
         };
         problems.push(Problem::about(path, format!("{fact}{remedy}")));
         Self { path: path.to_owned(), problems }

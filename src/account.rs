@@ -73,21 +73,22 @@ impl fmt::Display for AccountError {
             }
             Self::RootUser(name) => write!(
                 f,
-                "the user {name:?} is refused, since it is root; name a system user of its own, \
-                 such as \"_masterpolicyd\""
+                "the user {name:?} is root, and the daemon does not serve as root; name a system user \
+                 of its own, such as \"_masterpolicyd\""
             ),
             Self::RootGroup(name) => write!(
                 f,
-                "the group {name:?} is refused, since it is root's; leave group out to use the \
-                 primary group of user, or name another"
+                "the group {name:?} is root's, and the daemon does not keep that; leave group \
+                 out to use the primary group of user, or name another"
             ),
             Self::RootPrimaryGroup(user) => write!(
                 f,
-                "the user {user:?} is refused, since its primary group is root's; set group to \
-                 another"
+                "the primary group of the user {user:?} is root's, and the daemon does not keep that; \
+                 set group to another"
             ),
             Self::Lookup(name, reason) => {
-                write!(f, "cannot look up {name:?}: {}", std::io::Error::from(*reason))
+                let reason = std::io::Error::from(*reason);
+                write!(f, "cannot look up {name:?}: {reason}; see whether getent finds it")
             }
         }
     }

@@ -126,7 +126,8 @@ impl fmt::Display for Warning {
             Self::NoIpv6(address) => write!(f, "skipped {address}: this host has no IPv6"),
             Self::Absent(address) => write!(
                 f,
-                "no interface of this host has the address of {address} yet: it is served once one has"
+                "no interface of this host has the address of {address} yet: it is served as soon as one \
+                 does"
             ),
             Self::DualStack(address) => write!(
                 f,
@@ -534,9 +535,9 @@ impl fmt::Display for BindError {
             }
             Self::TooMany { count } => write!(
                 f,
-                "cannot use inherited descriptors: LISTEN_FDS={count}, and at most \
-                 {MOST_HANDED_OVER} are handed over, from number {FIRST_HANDED_OVER} on: start the \
-                 socket unit, or unset LISTEN_FDS"
+                "cannot use inherited descriptors: LISTEN_FDS={count}, but at most \
+                 {MOST_HANDED_OVER} can be handed over, from number {FIRST_HANDED_OVER} on: unset \
+                 LISTEN_FDS, or let the socket unit start the daemon"
             ),
             Self::Inherited { position, name, reason } => {
                 write!(f, "cannot use inherited descriptor {position}")?;
@@ -563,15 +564,15 @@ impl fmt::Display for BindError {
                 for address in unnamed {
                     write!(
                         f,
-                        "{separator}{address} was handed over and is not listened on, so remove \
-                         ListenStream={address} from the unit or add the address to listen"
+                        "{separator}{address} was handed over but is not in listen, so remove \
+                         ListenStream={address} from the unit or add the address"
                     )?;
                     separator = "; ";
                 }
                 Ok(())
             }
             Self::NoAddress => f.write_str(
-                "nothing to listen on: this host has no IPv6, and listen names IPv6 only: \
+                "nothing to listen on: this host has no IPv6, and listen has only IPv6 addresses: \
                  add \"0.0.0.0:843\" to listen",
             ),
         }
@@ -595,11 +596,15 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
             "allow it in SELinux or AppArmor, or in SocketBindDeny= of the systemd unit".to_owned()
         }
         io::ErrorKind::AddrInUse if holders.is_empty() => format!(
-            "stop whoever has the port (ss -ltnp 'sport = :{}' as root names it)",
+            "another program has the port: stop that program (ss -ltnp 'sport = :{}' as root names \
+             it)",
             address.port()
         ),
         io::ErrorKind::AddrInUse => {
-            format!("{} has it: stop it, or take the address out of listen", holders.join(", "))
+            format!(
+                "{} has the port: stop it, or remove the address from listen",
+                holders.join(", ")
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this host has the address: correct it, or start after \
@@ -607,7 +612,7 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
                 .to_owned()
         }
         _ if is_no_ipv6(reason) => {
-            "this host has no IPv6: take the address out of listen".to_owned()
+            "this host has no IPv6: remove the address from listen".to_owned()
         }
         _ => "see listen in masterpolicyd.toml(5)".to_owned(),
     }
@@ -732,9 +737,9 @@ mod tests {
         let error = plan(&wanted, offers, WITH_IPV6).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the socket unit and the configuration disagree: 127.0.0.1:844 was handed over and \
-             is not listened on, so remove ListenStream=127.0.0.1:844 from the unit or add the \
-             address to listen"
+            "the socket unit and the configuration disagree: 127.0.0.1:844 was handed over but \
+             is not in listen, so remove ListenStream=127.0.0.1:844 from the unit or add the \
+             address"
         );
     }
 
@@ -835,7 +840,7 @@ mod tests {
             error.to_string(),
             format!(
                 "cannot bind {address}: Address already in use (os error 98): nginx (pid 12) has \
-                 it: stop it, or take the address out of listen"
+                 the port: stop it, or remove the address from listen"
             )
         );
         let nobody_known = |_| vec![];
@@ -876,7 +881,8 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "no interface of this host has the address of 192.0.2.1:0 yet: it is served once one has"
+                "no interface of this host has the address of 192.0.2.1:0 yet: it is served as soon as \
+                 one does"
             ]
         );
     }

@@ -76,7 +76,7 @@ impl fmt::Display for Ignored {
             (None, Some(group)) => write!(f, "group {group:?} is")?,
             (None, None) => f.write_str("nothing is")?,
         }
-        write!(f, " ignored: not started as root, stays {}", self.stays)
+        write!(f, " ignored: the daemon was not started as root and stays {}", self.stays)
     }
 }
 
@@ -213,10 +213,10 @@ impl fmt::Display for Kept {
                 for group in groups {
                     write!(f, " {group}")?;
                 }
-                f.write_str(": not started as root; run as a user that is in no other group")
+                f.write_str(": not started as root: start it as a user that is in no other group")
             }
             Self::BoundingSet => f.write_str(
-                "the capability bounding set stays as it was given: started without CAP_SETPCAP",
+                "the capability bounding set stays as it is: started without CAP_SETPCAP",
             ),
         }
     }
@@ -297,7 +297,10 @@ impl fmt::Display for DropError {
                 write!(f, "cannot make the process undumpable: {}", system(*errno))
             }
             Self::StillPrivileged(what) => {
-                write!(f, "privileges were dropped, but {what}: not going on")
+                write!(
+                    f,
+                    "privileges were dropped, but {what}: the daemon stops; please report this"
+                )
             }
         }
     }
@@ -499,7 +502,9 @@ mod tests {
         assert_eq!(other.identity.uid, Uid::effective());
         let text = other.ignored.expect("somebody is not us").to_string();
         assert!(
-            text.starts_with("user \"somebody\" and group \"else\" are ignored: not started as"),
+            text.starts_with(
+                "user \"somebody\" and group \"else\" are ignored: the daemon was not"
+            ),
             "{text}"
         );
     }

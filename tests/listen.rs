@@ -184,8 +184,8 @@ fn a_host_with_ipv6_turned_off_serves_ipv4() {
         [
             "0.0.0.0:843 bound",
             "[::1]:843 bound",
-            "warning no interface of this host has the address of [::1]:843 yet: it is served once \
-             one has"
+            "warning no interface of this host has the address of [::1]:843 yet: it is served as soon \
+             as one does"
         ]
     );
 }

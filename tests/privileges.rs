@@ -228,7 +228,9 @@ fn another_unprivileged_user_stays_itself_and_says_so() {
     report.assert_powerless("4242");
     assert_eq!(
         report.get("ignored"),
-        Some("user \"nobody\" is ignored: not started as root, stays 4242 (uid 4242, gid 4242)")
+        Some(
+            "user \"nobody\" is ignored: the daemon was not started as root and stays 4242 (uid 4242, gid 4242)"
+        )
     );
 }
 

@@ -408,7 +408,7 @@ fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
     nix::sys::signal::kill(pid, Signal::SIGHUP).expect("a signal");
     let line = wait_for("cannot read this directory").expect("a reload that failed");
-    assert!(line.ends_with("; it was created after the start: restart"), "{line}");
+    assert!(line.ends_with("; it was created after the start: restart the daemon"), "{line}");
     daemon.kill().expect("an end");
     daemon.wait().expect("an exit status");
 }

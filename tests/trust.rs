@@ -245,7 +245,7 @@ fn a_user_that_is_unknown_or_root_by_another_name_stands_at_its_place() {
     );
     assert!(
         told(AccountError::RootUser("games".to_owned()))
-            .starts_with("the user \"games\" is refused, since it is root")
+            .starts_with("the user \"games\" is root, and the daemon does not serve as root; ")
     );
 }
 
@@ -257,7 +257,7 @@ fn a_user_database_that_does_not_answer_is_no_fault_of_the_configuration() {
     let configuration = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap();
     assert_eq!(
         warnings(&configuration),
-        ["cannot look up \"games\": Input/output error (os error 5)"]
+        ["cannot look up \"games\": Input/output error (os error 5); see whether getent finds it"]
     );
 }
 
@@ -385,9 +385,9 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_a_writer() {
     symlink("/dev/zero", scratch.join("policy.d/c.xml")).unwrap();
     assert_eq!(
         refusal(&scratch),
-        "policy.d/a.toml:1:1: is a FIFO, not a regular file\n\
-         policy.d/b.toml:1:1: is a directory, not a regular file\n\
-         policy.d/c.xml:1:1: is a device, not a regular file"
+        "policy.d/a.toml:1:1: this is a FIFO, not a regular file; replace it by one\n\
+         policy.d/b.toml:1:1: this is a directory, not a regular file; replace it by one\n\
+         policy.d/c.xml:1:1: this is a device, not a regular file; replace it by one"
     );
 }
 
@@ -399,7 +399,7 @@ fn a_file_of_more_than_a_megabyte_is_refused_unread() {
     file.set_len(config::MAX_FILE_SIZE + 1).unwrap();
     assert_eq!(
         refusal(&scratch),
-        "policy.d/game.toml:1:1: is larger than 1048576 bytes; split it into drop-ins"
+        "policy.d/game.toml:1:1: this file is larger than 1048576 bytes; split it into drop-ins"
     );
     let comments = "#".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap());
     scratch.file("policy.d/game.toml", comments);
@@ -597,8 +597,8 @@ fn the_arguments_of_a_process_are_no_policy_file() {
     process.wait().unwrap();
     assert_eq!(
         told,
-        "policy.d/a.xml:1:1: leads to /proc, which is a proc file system and not one for files; \
-         keep it in a file elsewhere"
+        "policy.d/a.xml:1:1: this path leads to /proc on a proc file system, whose files are made \
+         up when they are read; use a file elsewhere"
     );
 }
 
@@ -611,13 +611,13 @@ fn what_the_kernel_makes_up_is_no_configuration() {
             continue;
         }
         let told = config::load(Path::new(path), &Trust::of_this_process()).unwrap_err();
-        assert!(told.to_string().contains("not one for files"), "{path}: {told}");
+        assert!(told.to_string().contains("whose files are made up"), "{path}: {told}");
     }
     let mut directories = vec!["/proc/self/fd", "/sys/kernel"];
     directories.retain(|path| Path::new(path).exists());
     scratch.file("masterpolicyd.toml", format!("policy-dirs = {directories:?}\n"));
     let told = refusal(&scratch);
-    assert_eq!(told.matches("not one for files").count(), directories.len(), "{told}");
+    assert_eq!(told.matches("whose files are made up").count(), directories.len(), "{told}");
 }
 
 #[test]

@@ -35,8 +35,8 @@ impl Sum {
             return Ok(());
         }
         let message = format!(
-            "with this file the configuration is larger than {SIZE} bytes, and neither it nor what \
-             comes after it is read; remove comments and rules that are not needed"
+            "with this file the configuration is larger than {SIZE} bytes, so it and the files after \
+             it are not read; remove comments and rules that are not needed"
         );
         Err(Problem::about(&file.path, message))
     }
@@ -52,9 +52,8 @@ impl Sum {
             None => Ok(()),
             Some(spot) => {
                 let message = format!(
-                    "this rule is one more than the {RULES} that a configuration may have, and \
-                     what comes after it is not read; write a wildcard instead of many names, and \
-                     several ports in one rule"
+                    "a configuration can have at most {RULES} rules, and nothing from this one on is \
+                     read; write a wildcard instead of many names, and several ports in one rule"
                 );
                 Err(Problem::at(Severity::Error, spot, message))
             }
@@ -71,7 +70,7 @@ pub(super) fn first_of(problems: Vec<Problem>) -> Vec<Problem> {
         if more > 0 {
             problems.truncate(TOLD + 1);
             if let Some(last) = problems.last_mut() {
-                let message = format!("{what} from here on that are not listed: {more}");
+                let message = format!("from here on {more} more {what} are not shown");
                 *last = Problem::new(last.severity, last.place.clone(), message);
             }
         }
@@ -120,8 +119,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                (Severity::Error, 201, "errors from here on that are not listed: 2"),
-                (Severity::Warning, 202, "warnings from here on that are not listed: 1"),
+                (Severity::Error, 201, "from here on 2 more errors are not shown"),
+                (Severity::Warning, 202, "from here on 1 more warnings are not shown"),
             ]
         );
         assert_eq!(told.len(), 2 * TOLD + 2);

@@ -105,7 +105,7 @@ impl<'a> DropIns<'a> {
     fn add(&mut self, directory: &'a Directory, name: OsString) {
         let path = directory.path.join(&name);
         if Format::of(&path).is_none() {
-            let message = "skipped: the name of a drop-in ends in .toml or .xml and does not \
+            let message = "skipped: the name of a drop-in has to end in .toml or .xml, and must not \
                            begin with a dot";
             let place = Place::start_of(&path);
             self.problems.push(Problem::new(Severity::Warning, place, message));

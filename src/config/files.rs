@@ -147,7 +147,7 @@ impl Opened<File> {
         let too_large = || {
             Problem::about(
                 &path,
-                format!("is larger than {MAX_FILE_SIZE} bytes; split it into drop-ins"),
+                format!("this file is larger than {MAX_FILE_SIZE} bytes; split it into drop-ins"),
             )
         };
         if file.metadata().map_err(unread)?.len() > MAX_FILE_SIZE {
@@ -239,7 +239,11 @@ impl Files {
             let found = match self.walk(start, target, &mut trail) {
                 Ok(found) => found,
                 Err(stop) => {
-                    let content = Err(self.problem(&stop, named, "cannot read"));
+                    let mut problem = self.problem(&stop, named, "cannot read");
+                    if role == Role::MainFile && matches!(stop, Stop::System(_, Errno::ENOENT)) {
+                        problem.message.push_str("; create it, or name another file with -c");
+                    }
+                    let content = Err(problem);
                     return Opened { path, role, trail, end: None, content };
                 }
             };
@@ -250,7 +254,7 @@ impl Files {
                     continue;
                 }
                 Err(Unopened::Replaced) => {
-                    let message = "was replaced while it was being read; try again";
+                    let message = "this file was replaced while it was read; try again";
                     (found.visited, Err(Problem::unread(named, message, Errno::EAGAIN)))
                 }
                 Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
@@ -320,8 +324,8 @@ impl Files {
 
 fn made_up(place: &Path, file_system: &str) -> String {
     format!(
-        "leads to {}, which is a {file_system} file system and not one for files; keep it in a \
-         file elsewhere",
+        "this path leads to {} on a {file_system} file system, whose files are made up when they \
+         are read; use a file elsewhere",
         place.display()
     )
 }
@@ -375,7 +379,8 @@ fn open_found(
         (FileKind::Null, _) => return Ok((visited.clone(), None)),
         (FileKind::File, Some(entry)) => entry,
         (kind, _) => {
-            let message = format!("is {}, not a regular file", kind.as_str());
+            let message =
+                format!("this is {}, not a regular file; replace it by one", kind.as_str());
             return Err(Unopened::Refused(Problem::about(named, message)));
         }
     };

@@ -7,8 +7,8 @@ use super::rules::PlacedRule;
 use crate::document::{Document, ONE_SEGMENT, PortRanges};
 use crate::network::Network;
 use crate::policy::{
-    Coverage, Domain, EXPANDABLE_PORTS, FIRST_HIGH_PORT, MetaPolicy, Player, Policy, PortRange,
-    RangeReading, Rule,
+    Coverage, Domain, EXPANDABLE_PORTS, FIRST_HIGH_PORT, MASTER_PORT, MetaPolicy, Player, Policy,
+    PortRange, RangeReading, Rule,
 };
 
 /// What Linux sends before it waits for an acknowledgement: ten segments.
@@ -24,7 +24,10 @@ fn warning(spot: &Spot, message: impl Into<String>) -> Problem {
 /// Rules that grant everything to everyone.
 pub(super) fn open_doors(rules: &[PlacedRule]) -> impl Iterator<Item = Problem> {
     rules.iter().filter(|placed| grants_everything(&placed.rule)).map(|placed| {
-        warning(&placed.spot, "this rule grants every port of this host to every domain")
+        warning(
+            &placed.spot,
+            "this rule grants every port of this host to every domain; name those that you mean",
+        )
     })
 }
 
@@ -54,7 +57,7 @@ pub(super) fn low_ports<'a>(
             &placed.spot,
             format!(
                 "this rule grants ports below {FIRST_HIGH_PORT}, which a player ignores \
-                 when it asks {} for the policy",
+                 when it asks {} for the policy; serve on port {MASTER_PORT} too",
                 high.join(" or ")
             ),
         )
@@ -72,8 +75,8 @@ pub(super) fn balancers(
     let mut problems: Vec<_> = wide
         .map(|(network, spot)| {
             let message = format!(
-                "whoever has an address of {network} can name any address as the client's; write the \
-                 addresses of your balancers"
+                "anyone in {network} can pass for any client; name the addresses of your balancers \
+                 only"
             );
             warning(spot, message)
         })
@@ -81,8 +84,8 @@ pub(super) fn balancers(
     let open = listen.iter().find(|address| address.ip().is_unspecified());
     if let (Some(open), Some(spot)) = (open, spots.first()) {
         let message = format!(
-            "a balancer is in front, and yet clients can ask {open} without it; write in listen the \
-             address that the balancer connects to"
+            "clients can also ask {open} without the balancer; name in listen only the address that \
+             the balancer connects to"
         );
         problems.push(warning(spot, message));
     }
@@ -106,11 +109,17 @@ pub(super) fn useless<'a>(
     let coverage = Coverage::of(&policy.rules);
     let covered = rules.iter().enumerate().filter_map(move |(index, placed)| {
         let other = coverage.first_covering(index)?;
-        let message = format!("this rule grants nothing that {} does not", rules[other].spot.place);
+        let message = format!(
+            "this rule grants nothing that {} does not; it can be removed",
+            rules[other].spot.place
+        );
         Some(warning(&placed.spot, message))
     });
     let repeated = repeated.iter().map(|(spot, first)| {
-        warning(spot, format!("this rule is the same as {}", rules[*first].spot.place))
+        warning(
+            spot,
+            format!("this rule is the same as {}; it can be removed", rules[*first].spot.place),
+        )
     });
     covered.chain(repeated)
 }
@@ -122,7 +131,8 @@ pub(super) fn void_rules(
     spot: Option<&Spot>,
 ) -> Option<Problem> {
     let is_void = meta_policy == MetaPolicy::None && !rules.is_empty();
-    let message = "with the meta-policy \"none\" no policy counts, so no rule grants anything";
+    let message = "no policy counts with the meta-policy \"none\", so the rules grant nothing; write \
+                   \"master-only\" if they are to";
     is_void.then_some(spot).flatten().map(|spot| warning(spot, message))
 }
 
@@ -138,7 +148,7 @@ pub(super) fn kept_ranges(
         let range = placed.rule.ports.ranges().iter().find(is_kept)?;
         let message = format!(
             "the range {range} has more than {EXPANDABLE_PORTS} ports and is served as it is: \
-             Lightspark reads its first port only, and Unity's web player all but its last; grant \
+             Lightspark reads only its first port, and Unity's web player all but its last; grant \
              fewer ports, or several ranges of at most {EXPANDABLE_PORTS}"
         );
         Some(warning(&placed.spot, message))
@@ -167,7 +177,7 @@ fn misreadings(
     let quirks = player.quirks();
     let has_domain = !quirks.only_any_domain || rule.domain == Domain::Any;
     let domain = (!has_domain)
-        .then(|| format!("{player} counts no domain but \"*\", so this rule grants it nothing"));
+        .then(|| format!("{player} accepts no domain but \"*\", so this rule grants it nothing"));
     // Where lists are served, the ranges that are left have a warning of their own.
     let is_misread = |range: &&PortRange| {
         port_ranges == PortRanges::AsWritten && range.count() > 1 && **range != PortRange::EVERY
@@ -176,16 +186,16 @@ fn misreadings(
     let range = range.and_then(|range| {
         let read = match quirks.ranges {
             RangeReading::Whole => return None,
-            RangeReading::FirstPort => "its first port only",
-            RangeReading::WithoutLastPort => "all its ports but the last",
+            RangeReading::FirstPort => "only the first port",
+            RangeReading::WithoutLastPort => "all ports but the last",
         };
         Some(format!(
-            "{player} reads of the range {range} {read}; set expand-port-ranges = true, or write a \
+            "{player} reads {read} of the range {range}; set expand-port-ranges = true, or write a \
              list"
         ))
     });
     let secure = (quirks.ignores_secure && rule.secure && has_domain).then(|| {
-        format!("{player} takes no notice of secure, so this rule lets in what came by http too")
+        format!("{player} ignores secure, so this rule also admits content loaded over http")
     });
     [domain, range, secure].into_iter().flatten()
 }
@@ -207,7 +217,7 @@ pub(super) fn large_document(document: &Document, main_file: Place) -> Option<Pr
         return None;
     };
     let message = format!(
-        "the document is {size} bytes, {why}{beginning}{unity}; grant ranges, or fewer domains"
+        "the document has {size} bytes, {why}{beginning}{unity}; use ranges of ports, or fewer domains"
     );
     Some(Problem::new(Severity::Warning, main_file, message))
 }
@@ -256,13 +266,17 @@ mod tests {
         assert_eq!(lines(Player::Flash, written), []);
         assert_eq!(lines(Player::Lightspark, written), said(&[(1, "list")]));
         assert_eq!(lines(Player::Lightspark, expanded), []);
-        assert_eq!(lines(Player::Unity, written), said(&[(1, "list"), (1, "too"), (2, "nothing")]));
-        assert_eq!(lines(Player::Unity, expanded), said(&[(1, "too"), (2, "nothing")]));
+        assert_eq!(
+            lines(Player::Unity, written),
+            said(&[(1, "list"), (1, "http"), (2, "nothing")])
+        );
+        assert_eq!(lines(Player::Unity, expanded), said(&[(1, "http"), (2, "nothing")]));
     }
 
     #[test]
     fn a_rule_is_useless_when_one_other_rule_grants_all_of_it() {
-        let by = |line| format!("this rule grants nothing that x:{line}:1 does not");
+        let by =
+            |line| format!("this rule grants nothing that x:{line}:1 does not; it can be removed");
         assert_eq!(
             useless_lines(&[("a.b.test", "5000", false), ("*.test", "*", false)]),
             [(1, by(2))]

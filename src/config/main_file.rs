@@ -206,7 +206,7 @@ fn metrics(value: &Value<'_>, settings: &Settings, faults: &mut Faults) -> Optio
     let listen = section.read_optional("listen", faults, |value, faults| {
         let ListenAddress(address) = parsed(value, faults)?;
         if settings.listen.contains(&address) {
-            let message = format!("{address} is to serve the policy already");
+            let message = format!("{address} serves the policy; name another address or port");
             faults.add(value.span().start, message);
         } else if let Some(other) = settings.listen.iter().find(|it| overlap(**it, address)) {
             faults.add(value.span().start, Overlap(*other, address));
@@ -292,7 +292,10 @@ fn vendor_dirs(
         if policy_dirs.contains(&path) {
             return Some(path);
         }
-        let message = format!("\"{}\" is not one of policy-dirs", path.display());
+        let message = format!(
+            "\"{}\" is not in policy-dirs; add it there, or remove it here",
+            path.display()
+        );
         faults.add(directory.span().start, message);
         None
     })
@@ -311,7 +314,10 @@ fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
             _ => parsed(element, faults)?,
         };
         if seen.contains(&address) {
-            faults.add(element.span().start, format_args!("{address} is there already"));
+            faults.add(
+                element.span().start,
+                format_args!("{address} is listed already; remove it here"),
+            );
             return None;
         }
         if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
@@ -322,7 +328,10 @@ fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
         Some(address)
     })?;
     if addresses.is_empty() {
-        faults.add(value.span().start, "no address to listen on");
+        let message = format!(
+            "no address to listen on; leave the key out to serve port {MASTER_PORT} on every address"
+        );
+        faults.add(value.span().start, message);
         return None;
     }
     Some(addresses)
@@ -343,7 +352,7 @@ impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(one, other) = self;
         let (wildcard, own) = if one.ip().is_unspecified() { (one, other) } else { (other, one) };
-        write!(f, "{wildcard} takes what is sent to {own} as well; leave one of the two out")
+        write!(f, "{wildcard} includes {own}, so they cannot both be bound; remove one of them")
     }
 }
 
@@ -380,7 +389,7 @@ impl fmt::Display for ListenError {
                 write!(f, "the port is missing; write \"[{address}]:{MASTER_PORT}\"")
             }
             Self::NoBrackets(address, port) => {
-                write!(f, "an IPv6 address stands in brackets; write \"[{address}]:{port}\"")
+                write!(f, "an IPv6 address has to be in brackets; write \"[{address}]:{port}\"")
             }
             Self::Port(port) => write!(f, "port {port} is not between 1 and 65535"),
             Self::NotAnAddress(text) => write!(

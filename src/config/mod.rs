@@ -285,7 +285,7 @@ impl<'a> Loader<'a> {
     }
 
     fn judge_alone(mut self) -> JudgedFile {
-        let rules = match Files::beside(self.path).open(self.path, Role::MainFile).read() {
+        let rules = match Files::beside(self.path).open(self.path, Role::DropIn).read() {
             Ok(Some(file)) if !file.bytes.is_empty() => self.read_alone(&file),
             Ok(_) => {
                 let message = "this file is empty; as a drop-in it masks one of its name in a \
@@ -330,8 +330,8 @@ impl<'a> Loader<'a> {
             };
             self.problems.extend(bounds::first_of(problems));
             if format.is_none() {
-                let message = "the name of a drop-in ends in .toml or .xml and does not begin with \
-                               a dot; under this name it is skipped";
+                let message = "the name of a drop-in has to end in .toml or .xml, and must not \
+                               begin with a dot; under this name it is skipped";
                 let place = Place::start_of(self.path);
                 self.problems.push(Problem::new(Severity::Warning, place, message));
             }
@@ -380,7 +380,7 @@ impl<'a> Loader<'a> {
             if spot.is_none() && is_started_as_root && intent == Intent::Serve {
                 self.problems.push(Problem::about(
                     self.path,
-                    "user is missing, and root does not serve; write user = \"_masterpolicyd\"",
+                    "cannot serve as root; write user = \"_masterpolicyd\"",
                 ));
             }
             return None;
@@ -419,7 +419,7 @@ impl<'a> Loader<'a> {
         for mut problem in found.problems {
             let path = problem.place.path.clone();
             if problem.unread && self.trust.absent_at_start.contains(&path) {
-                problem.message.push_str("; it was created after the start: restart");
+                problem.message.push_str("; it was created after the start: restart the daemon");
             }
             if problem.is_error() && !self.take_in(&path, vec![problem.clone()], settings) {
                 unlisted.insert(path);
@@ -514,7 +514,8 @@ impl<'a> Loader<'a> {
             let keeper = opened.path.parent().map(|directory| main.settings.keeper_of(directory));
             if keeper == Some(Keeper::Vendor) && !problems.iter().any(Problem::is_error) {
                 // What was said of another file that lies behind the same directory.
-                let message = "is not read, since others decide where its path leads";
+                let message =
+                    "this file is not read, because other users can change where its path leads";
                 problems.push(Problem::about(&opened.path, message));
             }
             return DropIn { problems, ..drop_in };
@@ -598,8 +599,8 @@ fn beyond_ceiling(main: &MainFile, rules: &[PlacedRule]) -> Vec<Problem> {
     let written = main.settings.grantable_ports.brief();
     let problem = |placed: &PlacedRule| {
         let message = format!(
-            "this rule grants {}, more than the grantable-ports \"{written}\" of {}; grant less, \
-             or widen grantable-ports",
+            "this rule grants {}, but grantable-ports allows only \"{written}\" ({}); grant fewer \
+             ports, or add them there",
             placed.rule.ports.brief(),
             spot.place
         );

@@ -26,7 +26,7 @@ pub struct PlacedRule {
 pub(super) fn read_toml(path: &Path, source: &str) -> (Vec<PlacedRule>, Vec<Problem>) {
     let text = Text::of(path, source);
     let (rules, problems) = parse(source, &text, |table, faults| {
-        let mut top = Section::new("a drop-in, which holds [[allow-access-from]] only", table);
+        let mut top = Section::new("a drop-in, which can have only [[allow-access-from]]", table);
         let rules = read(&mut top, &text, &[], faults);
         top.finish(&[], faults);
         rules
@@ -92,9 +92,13 @@ fn read_rule(
     let ports = section.get("to-ports");
     let secure = section.get("secure");
     section.finish(homes, faults);
-    for (key, value) in [("domain", domain), ("to-ports", ports)] {
+    for (key, value, example) in
+        [("domain", domain, "*.example.com"), ("to-ports", ports, "5000,5010-5019")]
+    {
         if value.is_none() {
-            faults.add(offset, format_args!("this rule lacks {key}"));
+            let message =
+                format_args!("this rule has no {key}; write it, such as {key} = \"{example}\"");
+            faults.add(offset, message);
         }
     }
     let domain = domain.and_then(|value| parsed::<Domain>(value, faults));

@@ -176,7 +176,7 @@ pub(super) fn boolean(value: &Value<'_>, faults: &mut Faults) -> Option<bool> {
 pub(super) fn string(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
     match value.get_ref() {
         DeValue::String(text) if text.is_empty() => {
-            faults.add(value.span().start, "the string is empty");
+            faults.add(value.span().start, "the string is empty; write a value, or leave it out");
             None
         }
         DeValue::String(text) => Some(text.to_string()),
@@ -247,7 +247,8 @@ pub(super) fn number(
 pub(super) fn at_most(most: usize, value: &Value<'_>, faults: &mut Faults) -> Option<()> {
     match value.get_ref() {
         DeValue::Array(array) if array.len() > most => {
-            let message = format!("more than {most}, namely {}", array.len());
+            let message =
+                format!("this array has {} elements, and can have at most {most}", array.len());
             faults.add(value.span().start, message);
             None
         }

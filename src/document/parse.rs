@@ -219,9 +219,9 @@ impl<'a> Reader<'a> {
         let message = if !has_root {
             format!("no <{ROOT}> element")
         } else if !self.tag.name.is_empty() {
-            "the text ends too early".to_owned()
+            "the text breaks off".to_owned()
         } else if !self.open.is_empty() {
-            "the text ends before its first element does".to_owned()
+            format!("the text ends without </{}>", self.open[0])
         } else {
             return Ok(());
         };
@@ -295,13 +295,14 @@ impl<'a> Reader<'a> {
         };
         let (at, message) = match cause {
             StreamError::UnexpectedEndOfStream => {
-                return self.malformed(text.len(), "the text ends too early");
+                return self.malformed(text.len(), "the text breaks off");
             }
             // What runs to the end of the text lacks its end.
             StreamError::InvalidString(expected, at) => (at, format!("expected {expected}")),
-            StreamError::NonXmlChar(found, at) => {
-                (at, format!("the character '{}' has no place in XML", found.escape_default()))
-            }
+            StreamError::NonXmlChar(found, at) => (
+                at,
+                format!("the character '{}' cannot be in XML; remove it", found.escape_default()),
+            ),
             StreamError::InvalidChar(found, expected, at) => {
                 (at, format!("expected '{}', not '{}'", shown(expected), shown(found)))
             }
@@ -367,11 +368,13 @@ impl<'a> Reader<'a> {
     fn read_attribute(&mut self, attribute: Attribute<'a>) -> Result<(), Malformed> {
         let name = attribute.name;
         if self.tag.attribute(name).is_some() {
-            let message = format!("the attribute {name} stands there twice");
+            let message = format!("the attribute {name} is there twice; remove one");
             return Err(self.malformed(attribute.offset, message));
         }
         if self.tag.attributes.len() == ATTRIBUTES {
-            let message = format!("more than {ATTRIBUTES} attributes in one element");
+            let message = format!(
+                "an element can have at most {ATTRIBUTES} attributes; remove what is not needed"
+            );
             return Err(self.malformed(attribute.offset, message));
         }
         if let Some(prefix) = name.strip_prefix("xmlns:") {
@@ -399,7 +402,10 @@ impl<'a> Reader<'a> {
             _ if !self.is_policy => {}
             [_] => self.read_child(tag),
             [_, parent] if holds_nothing(parent) => {
-                let message = format!("<{}> cannot stand inside <{parent}>", tag.name);
+                let message = format!(
+                    "<{}> cannot be inside <{parent}>; close <{parent}> before it",
+                    tag.name
+                );
                 self.find(tag.offset, FlawKind::Structure, message);
             }
             _ => {}
@@ -411,7 +417,8 @@ impl<'a> Reader<'a> {
             ALLOW_ACCESS => self.read_rule(tag),
             SITE_CONTROL => self.read_site_control(tag),
             name @ (ALLOW_HEADERS | ALLOW_IDENTITY) => {
-                let message = format!("<{name}> means nothing on a socket and grants nothing");
+                let message =
+                    format!("<{name}> is for HTTP and grants no socket; it can be removed");
                 self.find(tag.offset, FlawKind::HttpOnly, message);
             }
             name => {
@@ -429,8 +436,8 @@ impl<'a> Reader<'a> {
         }
         let domain = domain.and_then(|attribute| self.value::<Domain>(attribute));
         if ports.is_none() {
-            let message = "no to-ports, so this rule grants no socket anything (is it from a \
-                           policy for HTTP?)";
+            let message = "this rule has no to-ports, so it grants no socket; add to-ports, or \
+                           remove the rule if it is for HTTP";
             self.find(tag.offset, FlawKind::NoPorts, message);
         }
         let ports = ports.and_then(|attribute| self.value::<PortSet>(attribute));
@@ -457,7 +464,7 @@ impl<'a> Reader<'a> {
         let [permitted] = self.read_attributes(tag, [PERMITTED]);
         let is_second = std::mem::replace(&mut self.has_site_control, true);
         if is_second {
-            let message = format!("a second <{SITE_CONTROL}>; there can be one only");
+            let message = format!("a second <{SITE_CONTROL}>; remove all but one");
             self.find(tag.offset, FlawKind::SecondSiteControl, message);
         }
         let Some(permitted) = permitted else {
@@ -535,13 +542,13 @@ impl<'a> Reader<'a> {
         let is_space = |character| matches!(character, ' ' | '\t' | '\r' | '\n');
         let stray = text.find(|character| !is_space(character)).filter(|_| is_between);
         if let Some(start) = stray {
-            let message = "players pass over this text between the elements; leave it out";
+            let message = "players ignore this text between the elements; remove it";
             self.find(offset + start, FlawKind::StrayText, message);
         }
     }
 
     fn find_missing(&mut self, tag: &Tag<'_>, attribute: &str) {
-        let message = format!("<{}> lacks its attribute {attribute}", tag.name);
+        let message = format!("<{}> has no attribute {attribute}; add it", tag.name);
         self.find(tag.offset, FlawKind::Structure, message);
     }
 }

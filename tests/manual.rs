@@ -290,6 +290,31 @@ fn every_metric_is_in_the_manual() {
     assert_same("metrics", &known, &Page::read(DAEMON).named("METRICS", "Va"));
 }
 
+/// What stands for something else in the messages of the manual.
+const STAND_INS: [&str; 6] = ["A", "KEY", "N", "NAME", "...", "0.0.0.0:843"];
+
+#[test]
+fn every_message_in_the_manual_is_one_of_the_programs() {
+    // A string goes on behind a backslash at the end of a line.
+    let text: String = source().split("\\\n").map(str::trim_start).collect();
+    let page = Page::read(DAEMON);
+    let messages: Vec<_> = page.items("DIAGNOSTICS").flat_map(|item| item.split('"')).collect();
+    let mut count = 0;
+    for message in messages.into_iter().filter(|it| it.trim_matches([' ', ',']).len() > 1) {
+        if message.starts_with("path:line:column") {
+            continue;
+        }
+        let words: Vec<_> = message.split(' ').collect();
+        let pieces = words
+            .split(|word| STAND_INS.contains(&word.trim_end_matches([',', ':'])))
+            .map(|piece| piece.join(" "));
+        let is_said = pieces.filter(|it| it.len() > 10).any(|piece| text.contains(&piece));
+        assert!(is_said, "the program does not say {message:?}");
+        count += 1;
+    }
+    assert!(count > 10, "{count} messages");
+}
+
 #[test]
 fn pages_refer_to_pages_that_exist() {
     for page in Page::every() {

@@ -112,28 +112,28 @@ impl fmt::Display for DomainError {
             }
             Self::Port { host } => write!(
                 f,
-                "a domain has no port (that of the origin does not count, those granted stand \
-                 in to-ports); write \"{}\"",
+                "a domain has no port; write \"{}\", and in to-ports the ports that it may connect \
+                 to",
                 host.escape_default()
             ),
             Self::Path { host } => write!(
                 f,
-                "a domain has no path, and counts for all content of the host; write \"{}\"",
+                "a domain has no path; write \"{}\", which is for all content of the host",
                 host.escape_default()
             ),
             Self::Wildcard(text) => write!(
                 f,
-                "\"{}\": a wildcard is the whole domain (\"*\") or its first label \
-                 (\"*.example.com\")",
+                "\"{}\": a wildcard can only be the whole domain, as in \"*\", or its first label, as \
+                 in \"*.example.com\"",
                 text.escape_default()
             ),
             Self::AddressWildcard(text) => write!(
                 f,
-                "\"{}\": wildcards are not for addresses; name each address in a rule of its own",
+                "\"{}\": an address cannot have a wildcard; name each address in a rule of its own",
                 text.escape_default()
             ),
             Self::Address(text) => {
-                write!(f, "\"{}\" is not an IP address", text.escape_default())
+                write!(f, "\"{}\" is neither an IP address nor a host name", text.escape_default())
             }
             Self::Network(text) => write!(
                 f,
@@ -148,14 +148,14 @@ impl fmt::Display for DomainError {
             ),
             Self::Character { text, character } => write!(
                 f,
-                "\"{}\": '{}' is not part of a host name",
+                "\"{}\": a host name cannot have '{}'",
                 text.escape_default(),
                 character.escape_default()
             ),
             Self::Label(text) => write!(
                 f,
-                "\"{}\" is not a host name: its labels are 1 to 63 letters, digits, hyphens or \
-                 underscores, 253 in all, and neither start nor end with a hyphen",
+                "\"{}\" is not a host name: each part between dots has 1 to 63 letters, digits, \
+                 hyphens or underscores, and no hyphen at its start or end; all have at most 253",
                 text.escape_default()
             ),
         }

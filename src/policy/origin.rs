@@ -47,7 +47,11 @@ impl fmt::Display for OriginError {
             ),
             Self::Host(error) => write!(f, "{error}"),
             Self::Port(port) => {
-                write!(f, "\"{}\" is not a port of the origin", port.escape_default())
+                write!(
+                    f,
+                    "\"{}\" is not a port; an origin is written like https://www.example.com:8443/",
+                    port.escape_default()
+                )
             }
         }
     }

@@ -114,8 +114,10 @@ impl fmt::Display for Lack {
             Self::Port => "grants this origin other ports",
             Self::Secure => "grants it only to content loaded over https",
             Self::LowPort => "grants it, but only a policy served from below 1024 can",
-            Self::AnyDomain => "grants it, but this player counts no domain but *",
-            Self::Range => "grants it in a range that this player does not read so far",
+            Self::AnyDomain => "grants it, but this player accepts no domain but *",
+            Self::Range => {
+                "grants it in a range, and this player does not read the range to its end"
+            }
         })
     }
 }

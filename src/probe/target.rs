@@ -46,7 +46,9 @@ impl fmt::Display for TargetError {
             Self::Port(text) => {
                 write!(f, "\"{}\" is not a port between 1 and 65535", Escaped(text))
             }
-            Self::Host(text) => write!(f, "\"{}\" is not a host", Escaped(text)),
+            Self::Host(text) => {
+                write!(f, "\"{}\" is not a host name or an IP address", Escaped(text))
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod background;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod counted;
 pub mod document;
 mod duration;
 pub mod exit;

@@ -10,9 +10,9 @@ use super::terminal::{Terminal, Tone};
 use super::{exit_of, in_words};
 use crate::cli;
 use crate::config::{self, Configuration, Masked, Problem, Problems, Severity, Trust};
+use crate::counted::Counted;
 use crate::exit::Exit;
 use crate::privileges;
-use crate::probe::finding::Counted;
 
 /// Exits 0 when all is sound, warnings or not, 1 when there are problems and 2 when all that is
 /// known is that something could not be read.

@@ -15,9 +15,10 @@ use super::terminal::{Terminal, Tone};
 use super::{load, tell};
 use crate::audit;
 use crate::config::{Configuration, PlacedRule, Settings};
+use crate::counted::Counted;
 use crate::exit::Exit;
 use crate::policy::{Domain, MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
-use crate::probe::finding::{Counted, Finding};
+use crate::probe::finding::Finding;
 use crate::probe::player::Guise;
 use crate::probe::{self, Ask, MASTER_LIMIT};
 

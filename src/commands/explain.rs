@@ -20,7 +20,7 @@ use crate::document::PortRanges;
 use crate::exit::Exit;
 use crate::policy::{
     Delivery, Domain, FIRST_HIGH_PORT, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin,
-    Player, Policy, PortSet, Reason, Rule, Verdict, can_grant,
+    Player, Policy, PortSet, Reason, Rule, Verdict, can_grant, is_low,
 };
 use crate::printable::Escaped;
 
@@ -231,7 +231,7 @@ impl<'a> Explanation<'a> {
             return remedy;
         }
         if !can_grant(connection.delivery.port, connection.port) {
-            let own = settings.listen.iter().find(|it| it.port() < FIRST_HIGH_PORT);
+            let own = settings.listen.iter().find(|it| is_low(it.port()));
             if let Some(own) = own {
                 // That is set already, and the question was about another port.
                 remedy.steps.push(format!(

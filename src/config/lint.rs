@@ -4,15 +4,12 @@ use std::net::SocketAddr;
 
 use super::problem::{Place, Problem, Severity, Spot};
 use super::rules::PlacedRule;
-use crate::document::{Document, ONE_SEGMENT, PortRanges};
+use crate::document::{Document, ONE_ROUND_TRIP, ONE_SEGMENT, PortRanges};
 use crate::network::Network;
 use crate::policy::{
     Coverage, Domain, EXPANDABLE_PORTS, FIRST_HIGH_PORT, MASTER_PORT, MetaPolicy, Player, Policy,
-    PortRange, RangeReading, Rule,
+    PortRange, RangeReading, Rule, is_low,
 };
-
-/// What Linux sends before it waits for an acknowledgement: ten segments.
-const ONE_ROUND_TRIP: usize = 14 * 1024;
 
 /// Of how many addresses a warning names the first only.
 const SHOWN_ADDRESSES: usize = 4;
@@ -40,17 +37,14 @@ pub(super) fn low_ports<'a>(
     rules: &'a [PlacedRule],
     listen: &[SocketAddr],
 ) -> impl Iterator<Item = Problem> + 'a {
-    let mut high: Vec<_> = listen
-        .iter()
-        .filter(|address| address.port() >= FIRST_HIGH_PORT)
-        .map(ToString::to_string)
-        .collect();
+    let mut high: Vec<_> =
+        listen.iter().filter(|address| !is_low(address.port())).map(ToString::to_string).collect();
     // Each rule that grants such a port is told of them.
     if high.len() > SHOWN_ADDRESSES {
         high.truncate(SHOWN_ADDRESSES);
         high.push("another one".to_owned());
     }
-    let grants_low = move |placed: &&PlacedRule| placed.rule.ports.lowest() < FIRST_HIGH_PORT;
+    let grants_low = move |placed: &&PlacedRule| is_low(placed.rule.ports.lowest());
     let applies = !high.is_empty();
     rules.iter().filter(move |_| applies).filter(grants_low).map(move |placed| {
         warning(

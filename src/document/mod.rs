@@ -16,6 +16,13 @@ pub const DTD: &str = "/xml/dtds/cross-domain-policy.dtd";
 /// TCP with its timestamps.
 pub const ONE_SEGMENT: usize = 1428;
 
+/// What leaves at once on a new connection: ten segments, the initial window of RFC 6928.
+pub const ONE_ROUND_TRIP: usize = 10 * ONE_SEGMENT;
+
+/// What a client sends to get the document, before a terminator that is a NUL by the book, and
+/// anything or nothing in the wild.
+pub const REQUEST: &[u8; 22] = b"<policy-file-request/>";
+
 const ROOT: &str = "cross-domain-policy";
 const SITE_CONTROL: &str = "site-control";
 const ALLOW_ACCESS: &str = "allow-access-from";

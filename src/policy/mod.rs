@@ -31,10 +31,16 @@ pub const MASTER_PORT: u16 = 843;
 /// has nothing to do with who may bind a port on this host.
 pub const FIRST_HIGH_PORT: u16 = 1024;
 
+/// Whether `port` is below [`FIRST_HIGH_PORT`].
+#[must_use]
+pub fn is_low(port: u16) -> bool {
+    port < FIRST_HIGH_PORT
+}
+
 /// Whether a policy that is served from `policy_port` can grant `port` at all.
 #[must_use]
 pub fn can_grant(policy_port: u16, port: u16) -> bool {
-    port >= FIRST_HIGH_PORT || policy_port < FIRST_HIGH_PORT
+    !is_low(port) || is_low(policy_port)
 }
 
 /// Everything a host grants.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::counted::Counted;
 use crate::document::{self, FlawKind, ONE_SEGMENT};
 use crate::policy::{MASTER_PORT, MetaPolicy, Player, Policy};
 use crate::printable::{Escaped, EscapedBytes};
@@ -489,15 +490,6 @@ impl fmt::Display for Finding {
                  this policy allows the connection, and hang where it stays silent",
             ),
         }
-    }
-}
-
-/// A count and its noun: `1 rule`, `2 rules`.
-pub(crate) struct Counted<'a>(pub(crate) usize, pub(crate) &'a str);
-
-impl fmt::Display for Counted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
     }
 }
 

@@ -7,8 +7,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// What a player sends: 22 bytes and a NUL.
-pub const REQUEST: &[u8] = b"<policy-file-request/>\0";
+use crate::document::REQUEST;
+
+/// What ends a request by the book.
+const NUL: &[u8] = b"\0";
 
 /// What a balancer sends on a connection of its own: a header of the PROXY protocol, version 2, with
 /// the command `LOCAL` and nothing more.
@@ -158,9 +160,9 @@ fn request(
     reads: &mut usize,
 ) -> io::Result<Option<End>> {
     let written = match guise {
-        Guise::Player => stream.write_all(REQUEST),
+        Guise::Player => stream.write_all(&[REQUEST, NUL].concat()),
         // In one segment, as a balancer whose client has asked already.
-        Guise::Balancer => stream.write_all(&[LOCAL_HEADER, REQUEST].concat()),
+        Guise::Balancer => stream.write_all(&[LOCAL_HEADER, &REQUEST[..], NUL].concat()),
     };
     let reset_early = match written {
         Ok(()) => false,
@@ -240,6 +242,5 @@ mod tests {
         let length = |bytes: &[u8]| (usize::from(bytes[0]) << 8) | usize::from(bytes[1]);
         assert_eq!(length(&GREETING[3..]), GREETING.len() - 5);
         assert_eq!(length(&GREETING[7..]), GREETING.len() - 9);
-        assert_eq!(REQUEST.len(), 23);
     }
 }

@@ -5,11 +5,7 @@
 //! no clock and no mio: whoever drives it does what [`Exchange::want`] asks for and reports what
 //! came of it.
 
-use crate::document::ONE_SEGMENT;
-
-/// What a client sends, before a terminator that is a NUL by the book, and anything or nothing in
-/// the wild.
-pub const REQUEST: &[u8; 22] = b"<policy-file-request/>";
+use crate::document::{ONE_ROUND_TRIP, REQUEST};
 
 /// The request as Adobe's own text spells it in places, and some clients with it.
 pub const SPACED_REQUEST: &[u8; 23] = b"<policy-file-request />";
@@ -18,10 +14,10 @@ pub const SPACED_REQUEST: &[u8; 23] = b"<policy-file-request />";
 /// client to close. A client that sends more than this is closed on, and may see a reset.
 pub const DRAIN_LIMIT: usize = 1024 * 1024;
 
-/// The longest answer that leaves at once, in bytes: ten segments, which is the initial congestion
-/// window of RFC 6928. What has not left when the socket is closed is lost if the client sends one
-/// more byte, so with a longer answer the client has to close first.
-const SENT_AT_ONCE: usize = 10 * ONE_SEGMENT;
+/// The longest answer after which the server closes first, in bytes. What has not left when the
+/// socket is closed is lost if the client sends one more byte, so with an answer that does not leave
+/// at once the client has to close first.
+const SENT_AT_ONCE: usize = ONE_ROUND_TRIP;
 
 /// How much of a malformed request is kept for the log, in bytes.
 const QUOTED: usize = 32;

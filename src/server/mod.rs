@@ -29,6 +29,7 @@ use nix::sys::signal::SigSet;
 pub use listener::{Listener, Purpose};
 
 use crate::background::{Reloading, Requested};
+use crate::counted::Counted;
 use crate::document::Documents;
 use crate::logging;
 use crate::network::Network;
@@ -660,7 +661,7 @@ impl Server {
                 self.service = service;
                 self.counters.reloaded();
                 self.failed_reload = None;
-                info!("reloaded: {}, {} bytes", Rules(self.service.rules), self.longest);
+                info!("reloaded: {}, {} bytes", Counted(self.service.rules, "rule"), self.longest);
                 self.tell(Message::Ready(self.status()), now);
             }
             Err(failure) => {
@@ -732,7 +733,8 @@ impl Server {
             let _ = write!(status, "{RELOAD_FAILED}: {failure} ({}); ", Utc(*at));
         }
         let doing = if self.stopping.is_some() { "stopping" } else { "serving" };
-        let _ = write!(status, "{doing} {} on {}", Rules(self.service.rules), self.addresses);
+        let _ =
+            write!(status, "{doing} {} on {}", Counted(self.service.rules, "rule"), self.addresses);
         match self.service.left_out {
             0 => {}
             1 => status += "; 1 broken drop-in of a package is left out",
@@ -790,18 +792,6 @@ fn addresses(listeners: &[Listener]) -> String {
 /// The hosts by which the metrics at an address may be asked for.
 fn hosts(address: SocketAddr) -> Hosts {
     if address.ip().to_canonical().is_loopback() { Hosts::Local } else { Hosts::Any }
-}
-
-/// A number of rules, in words.
-struct Rules(usize);
-
-impl fmt::Display for Rules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            1 => f.write_str("1 rule"),
-            count => write!(f, "{count} rules"),
-        }
-    }
 }
 
 #[cfg(test)]

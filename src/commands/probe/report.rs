@@ -9,11 +9,12 @@ use serde::Serialize;
 use crate::commands::rule_json::RuleJson;
 use crate::commands::table::{Cell, Table, wrap};
 use crate::commands::terminal::{Terminal, Tone};
+use crate::counted::Counted;
 use crate::document::ONE_SEGMENT;
 use crate::exit::Exit;
 use crate::policy::{MetaPolicy, Origin, Policy, Rule, Verdict};
 use crate::printable::Escaped;
-use crate::probe::finding::{Counted, Finding, Gravity};
+use crate::probe::finding::{Finding, Gravity};
 use crate::probe::resolver::Resolution;
 use crate::probe::{Ask, Conclusion, Question, Refusal, Report, Step, Target};
 

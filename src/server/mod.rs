@@ -14,6 +14,8 @@ pub mod metrics;
 pub mod preamble;
 mod scrape;
 mod signals;
+mod unfinished;
+mod wakes;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind};
@@ -23,10 +25,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, log_enabled};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Waker};
 use nix::sys::signal::SigSet;
 
 pub use listener::{Listener, Purpose};
+pub use unfinished::SCRAPES;
 
 use crate::background::{Reloading, Requested};
 use crate::counted::Counted;
@@ -40,12 +43,14 @@ use crate::watch::Changes;
 use connection::{Connection, Progress, Step, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
-use limits::{Connections, Eviction, Limits, Source};
+use limits::{Eviction, Limits, Source};
 use listener::{Admission, Remedy};
 use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
 use scrape::{Hosts, HttpRequest};
 use signals::{Asked, Signals, StopSignal};
+use unfinished::Unfinished;
+use wakes::Wakes;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 1024;
@@ -56,10 +61,6 @@ const ACCEPT_BATCH: u32 = 256;
 /// What is read at a time, into one buffer for all connections. A request is 23 bytes; what comes
 /// with one in the same segment should fit as well.
 const READ_BUFFER: usize = 16 * 1024;
-
-/// Unfinished scrapes, from all sources. They have a table of their own, so that no number of
-/// scrapers takes the place of a player.
-pub const SCRAPES: usize = 16;
 
 /// How a status begins for as long as the last reload has failed.
 pub const RELOAD_FAILED: &str = "reload failed, old policy kept";
@@ -140,58 +141,6 @@ pub fn block_signals() -> Result<SigSet, ServerError> {
     signals::block().map_err(|errno| failed("block signals")(errno.into()))
 }
 
-/// What an event is about. Connections count up from 0 and scrapes from the middle; listeners
-/// count down from below the signals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wakes {
-    Signals,
-    /// The thread that reads configurations has finished.
-    Reloaded,
-    /// Files of the configuration change.
-    Changes,
-    Listener(usize),
-    Connection(Purpose, usize),
-}
-
-impl Wakes {
-    const SIGNALS: usize = usize::MAX;
-    const RELOADED: usize = Self::SIGNALS - 1;
-    const CHANGES: usize = Self::RELOADED - 1;
-    const LAST_LISTENER: usize = Self::CHANGES - 1;
-    const LISTENERS: usize = 4096;
-    const FIRST_SCRAPE: usize = usize::MAX / 2;
-}
-
-impl From<Wakes> for Token {
-    fn from(wakes: Wakes) -> Self {
-        Self(match wakes {
-            Wakes::Signals => Wakes::SIGNALS,
-            Wakes::Reloaded => Wakes::RELOADED,
-            Wakes::Changes => Wakes::CHANGES,
-            Wakes::Listener(index) => Wakes::LAST_LISTENER - index,
-            Wakes::Connection(Purpose::Policy, key) => key,
-            Wakes::Connection(Purpose::Metrics, key) => Wakes::FIRST_SCRAPE + key,
-        })
-    }
-}
-
-impl From<Token> for Wakes {
-    fn from(Token(number): Token) -> Self {
-        match number {
-            Self::SIGNALS => Self::Signals,
-            Self::RELOADED => Self::Reloaded,
-            Self::CHANGES => Self::Changes,
-            number if number > Self::LAST_LISTENER - Self::LISTENERS => {
-                Self::Listener(Self::LAST_LISTENER - number)
-            }
-            number if number >= Self::FIRST_SCRAPE => {
-                Self::Connection(Purpose::Metrics, number - Self::FIRST_SCRAPE)
-            }
-            number => Self::Connection(Purpose::Policy, number),
-        }
-    }
-}
-
 /// The daemon at work.
 pub struct Server {
     poll: Poll,
@@ -203,10 +152,7 @@ pub struct Server {
     policy_ports: Vec<u16>,
     /// The length of the longest answer that is given on them.
     longest: usize,
-    players: Connections<Connection>,
-    scrapes: Connections<Connection>,
-    /// The most connections that the descriptors allow, whatever the configuration says.
-    capacity: usize,
+    unfinished: Unfinished,
     service: Service,
     reloading: Reloading<Service>,
     /// What happens to the files of the configuration, where that is watched.
@@ -245,7 +191,6 @@ impl Server {
                 .watch(registry, Wakes::Listener(number).into())
                 .map_err(failed("watch a listening socket"))?;
         }
-        let Limits { connections, connections_per_source, .. } = service.limits;
         let policy = listeners.iter().filter(|it| it.purpose == Purpose::Policy);
         let policy_ports: Vec<_> = policy.map(|it| it.address.port()).collect();
         Ok(Self {
@@ -255,9 +200,7 @@ impl Server {
             longest: longest(&service, &policy_ports),
             policy_ports,
             listeners,
-            players: Connections::new(connections.min(capacity), connections_per_source),
-            scrapes: Connections::new(SCRAPES, SCRAPES),
-            capacity,
+            unfinished: Unfinished::new(&service.limits, capacity),
             service,
             reloading,
             changes: None,
@@ -328,7 +271,7 @@ impl Server {
             }
             self.keep_time(now);
             if let Some(deadline) = self.stopping {
-                if self.open() == 0 || deadline <= now {
+                if self.unfinished.len() == 0 || deadline <= now {
                     return Ok(());
                 }
             }
@@ -350,8 +293,7 @@ impl Server {
             .iter()
             .map(Listener::resumes)
             .chain([
-                self.players.next_deadline(),
-                self.scrapes.next_deadline(),
+                self.unfinished.next_deadline(),
                 self.manager.due(self.doing()),
                 self.incidents.due(),
                 self.changes.as_ref().and_then(Changes::due),
@@ -364,7 +306,7 @@ impl Server {
     /// Does everything whose time has come.
     fn keep_time(&mut self, now: Instant) {
         for purpose in [Purpose::Policy, Purpose::Metrics] {
-            while let Some(connection) = self.unfinished(purpose).remove_expired(now) {
+            while let Some(connection) = self.unfinished.of(purpose).remove_expired(now) {
                 self.end(connection, Outcome::Timeout);
             }
         }
@@ -391,19 +333,6 @@ impl Server {
         }
     }
 
-    /// The unfinished connections of one kind.
-    fn unfinished(&mut self, purpose: Purpose) -> &mut Connections<Connection> {
-        match purpose {
-            Purpose::Policy => &mut self.players,
-            Purpose::Metrics => &mut self.scrapes,
-        }
-    }
-
-    /// How many connections are unfinished, scrapes among them.
-    fn open(&self) -> usize {
-        self.players.len() + self.scrapes.len()
-    }
-
     /// Takes connections from one listener's queue until nobody waits, accepting fails, or the
     /// others have waited long enough. Returns the time when that was done.
     fn accept(&mut self, index: usize, now: Instant) -> Instant {
@@ -412,7 +341,7 @@ impl Server {
             let listener = &mut self.listeners[index];
             // Scrapes need no grace, and whoever stops has no time for it.
             let crowded_until = match (listener.purpose, self.stopping) {
-                (Purpose::Policy, None) => self.players.crowded_until(accepted),
+                (Purpose::Policy, None) => self.unfinished.players.crowded_until(accepted),
                 _ => None,
             };
             match listener.admit(accepted, crowded_until) {
@@ -459,12 +388,13 @@ impl Server {
         if listener.purpose == Purpose::Metrics {
             return listener.pause(now);
         }
-        self.players.fill();
-        let is_crowded = self.stopping.is_none() && self.players.crowded_until(now).is_some();
+        self.unfinished.players.fill();
+        let is_crowded =
+            self.stopping.is_none() && self.unfinished.players.crowded_until(now).is_some();
         if is_crowded && listener.may_wait() {
             return;
         }
-        match self.players.remove_oldest() {
+        match self.unfinished.players.remove_oldest() {
             Some(oldest) => self.evict(oldest, Eviction::Total, now),
             None => listener.pause(now),
         }
@@ -474,7 +404,7 @@ impl Server {
     /// Returns the time when that was done, which is when the next one is accepted.
     fn welcome(&mut self, mut connection: Connection, since: Instant) -> Instant {
         // Itself included, as it is later, when it is among the unfinished.
-        let open = self.open() + 1;
+        let open = self.unfinished.len() + 1;
         let metrics = || text_of(&self.counters, &self.service, self.longest, open);
         match connection.advance(&mut self.buffer, &self.service.documents, &metrics) {
             Progress::Ended(ending) => self.close(connection, &ending),
@@ -489,14 +419,14 @@ impl Server {
     fn keep(&mut self, connection: Connection, since: Instant, interest: Interest) {
         let (purpose, now) = (connection.purpose(), connection.accepted);
         let source = self.source_of(&connection);
-        while let Some((evicted, eviction)) = self.unfinished(purpose).make_room(source) {
+        while let Some((evicted, eviction)) = self.unfinished.of(purpose).make_room(source) {
             self.evict(evicted, eviction, now);
         }
         let mut deadline = now + self.service.limits.request_timeout;
         if let Some(end) = self.stopping {
             deadline = deadline.min(end);
         }
-        let key = self.unfinished(purpose).insert(source, since, deadline, connection);
+        let key = self.unfinished.of(purpose).insert(source, since, deadline, connection);
         self.watch(purpose, key, interest);
     }
 
@@ -509,21 +439,18 @@ impl Server {
 
     /// Counts a connection against the client that a balancer has named.
     fn count_named(&mut self, key: usize) {
-        let Some(connection) = self.players.get_mut(key) else { return };
+        let Some(connection) = self.unfinished.players.get_mut(key) else { return };
         let source = self.service.limits.source_prefix.source_of(connection.peer.ip());
         let now = Instant::now();
-        while let Some(evicted) = self.players.make_room_in(source) {
+        while let Some(evicted) = self.unfinished.players.make_room_in(source) {
             self.evict(evicted, Eviction::Source, now);
         }
-        self.players.set_source(key, source);
+        self.unfinished.players.set_source(key, source);
     }
 
     /// Has the poll say when a connection can go on; gives it up if the poll refuses.
     fn watch(&mut self, purpose: Purpose, key: usize, interest: Interest) {
-        let table = match purpose {
-            Purpose::Policy => &mut self.players,
-            Purpose::Metrics => &mut self.scrapes,
-        };
+        let table = self.unfinished.of(purpose);
         let Some(connection) = table.get_mut(key) else { return };
         let token = Wakes::Connection(purpose, key).into();
         if let Err(error) = connection.watch(self.poll.registry(), token, interest) {
@@ -536,11 +463,8 @@ impl Server {
 
     /// Goes on with a connection whose socket has become ready.
     fn resume(&mut self, purpose: Purpose, key: usize) {
-        let open = self.open();
-        let table = match purpose {
-            Purpose::Policy => &mut self.players,
-            Purpose::Metrics => &mut self.scrapes,
-        };
+        let open = self.unfinished.len();
+        let table = self.unfinished.of(purpose);
         // Closed in this very round, perhaps to make room: its event comes too late.
         let Some(connection) = table.get_mut(key) else { return };
         let metrics = || text_of(&self.counters, &self.service, self.longest, open);
@@ -573,7 +497,7 @@ impl Server {
             Eviction::Source => Outcome::SourceLimit,
         };
         if connection.purpose() == Purpose::Policy {
-            let open = self.players.len() + 1;
+            let open = self.unfinished.players.len() + 1;
             let source = self.service.limits.source_prefix.source_of(connection.peer.ip());
             self.incidents.made_room(source, eviction, open, now);
         }
@@ -585,8 +509,10 @@ impl Server {
     fn close(&mut self, connection: Connection, ending: &Ending) -> Instant {
         let (peer, accepted, purpose) =
             (connection.peer, connection.accepted, connection.purpose());
-        let has_no_header = connection.awaits_header() && ending.outcome == Outcome::Malformed;
-        let has_unknown_header = !connection.is_balanced && preamble::begins_header(&ending.quoted);
+        let is_malformed = ending.outcome == Outcome::Malformed;
+        let has_no_header = is_malformed && connection.awaits_header();
+        let has_unknown_header =
+            is_malformed && !connection.is_balanced && preamble::begins_header(&ending.quoted);
         drop(connection);
         // The close is a part of what a request costs.
         let now = Instant::now();
@@ -619,7 +545,7 @@ impl Server {
                 Asked::Counters => info!(
                     "{}, open {}, log lines dropped {}",
                     self.counters,
-                    self.open(),
+                    self.unfinished.len(),
                     logging::lines_dropped()
                 ),
                 Asked::Stop(signal) => self.stop(signal, now),
@@ -655,8 +581,7 @@ impl Server {
         }
         match result {
             Ok(service) => {
-                let Limits { connections, connections_per_source, .. } = service.limits;
-                self.players.set_limits(connections.min(self.capacity), connections_per_source);
+                self.unfinished.set_limits(&service.limits);
                 self.longest = longest(&service, &self.policy_ports);
                 self.service = service;
                 self.counters.reloaded();
@@ -717,7 +642,7 @@ impl Server {
     /// whoever serves next.
     fn finish(&mut self) {
         for purpose in [Purpose::Policy, Purpose::Metrics] {
-            while let Some(connection) = self.unfinished(purpose).remove_oldest() {
+            while let Some(connection) = self.unfinished.of(purpose).remove_oldest() {
                 self.end(connection, Outcome::Timeout);
             }
         }
@@ -742,7 +667,7 @@ impl Server {
         }
         let (served, unserved) =
             (self.counters.requests(Outcome::Served), self.counters.unserved());
-        let _ = write!(status, "; {served} served, {unserved} not, {} open", self.open());
+        let _ = write!(status, "; {served} served, {unserved} not, {} open", self.unfinished.len());
         if let Some(running) = self.reloading.running(Instant::now()) {
             let _ = write!(status, "; reloading for {} s", running.as_secs());
         }
@@ -792,26 +717,4 @@ fn addresses(listeners: &[Listener]) -> String {
 /// The hosts by which the metrics at an address may be asked for.
 fn hosts(address: SocketAddr) -> Hosts {
     if address.ip().to_canonical().is_loopback() { Hosts::Local } else { Hosts::Any }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_says_what_it_was_made_for() {
-        for wakes in [
-            Wakes::Signals,
-            Wakes::Reloaded,
-            Wakes::Changes,
-            Wakes::Listener(0),
-            Wakes::Listener(Wakes::LISTENERS - 1),
-            Wakes::Connection(Purpose::Policy, 0),
-            Wakes::Connection(Purpose::Policy, Wakes::FIRST_SCRAPE - 1),
-            Wakes::Connection(Purpose::Metrics, 0),
-            Wakes::Connection(Purpose::Metrics, SCRAPES),
-        ] {
-            assert_eq!(Wakes::from(Token::from(wakes)), wakes);
-        }
-    }
 }

@@ -31,7 +31,7 @@ const MOST_READS: usize = 2048;
 
 /// A place to watch. No path has a link in it but at its end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum WatchedPlace {
     /// A directory on the way to a file. It changes when it goes.
     Way(PathBuf),
     /// A file or a link. It changes when it goes, or when what it says or who may read it does.
@@ -134,7 +134,7 @@ impl Watcher {
     ///
     /// # Errors
     /// The first of those that cannot be watched. The others are.
-    pub fn watch(&mut self, places: &BTreeSet<Place>) -> Result<(), WatchError> {
+    pub fn watch(&mut self, places: &BTreeSet<WatchedPlace>) -> Result<(), WatchError> {
         let mut result = Ok(());
         let (mut watches, mut table) = (BTreeSet::new(), Table::new());
         // Two places may be the same directory, and nix does not know this one.
@@ -151,7 +151,7 @@ impl Watcher {
                 // Gone since it was found: what it was in is watched, and has reported that.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                 // A directory may be searched by those who cannot read it.
-                Err(Errno::EACCES) if matches!(place, Place::Way(_)) => {}
+                Err(Errno::EACCES) if matches!(place, WatchedPlace::Way(_)) => {}
                 Err(errno) if result.is_ok() => {
                     result = Err(WatchError::Add(path.to_owned(), errno));
                 }
@@ -173,20 +173,20 @@ impl Watcher {
 }
 
 /// What is asked of the kernel for a place.
-fn terms(place: &Place) -> (&Path, AddWatchFlags, Option<Names>) {
+fn terms(place: &WatchedPlace) -> (&Path, AddWatchFlags, Option<Names>) {
     use AddWatchFlags as Flags;
     let goes = Flags::IN_MOVE_SELF | Flags::IN_DELETE_SELF | Flags::IN_DONT_FOLLOW;
     let changes = Flags::IN_CLOSE_WRITE | Flags::IN_ATTRIB;
     let comes = Flags::IN_CREATE | Flags::IN_MOVED_TO;
     match place {
-        Place::Way(path) => (path, goes | Flags::IN_ONLYDIR, None),
+        WatchedPlace::Way(path) => (path, goes | Flags::IN_ONLYDIR, None),
         // The last name of a file that goes is an attribute as well.
-        Place::File(path) => (path, goes | changes, None),
-        Place::Entries(path, endings) => {
+        WatchedPlace::File(path) => (path, goes | changes, None),
+        WatchedPlace::Entries(path, endings) => {
             let leaves = Flags::IN_DELETE | Flags::IN_MOVED_FROM;
             (path, goes | changes | comes | leaves, Some(Names::Ending(endings)))
         }
-        Place::Missing(path, name) => {
+        WatchedPlace::Missing(path, name) => {
             (path, goes | comes | Flags::IN_ONLYDIR, Some(Names::One(name.clone())))
         }
     }
@@ -272,12 +272,12 @@ mod tests {
             self.directory.join(name)
         }
 
-        fn watch(&mut self, places: impl IntoIterator<Item = Place>) {
+        fn watch(&mut self, places: impl IntoIterator<Item = WatchedPlace>) {
             self.watcher.watch(&places.into_iter().collect()).unwrap();
         }
 
         fn watch_entries(&mut self) {
-            self.watch([Place::Entries(self.directory.clone(), TOML)]);
+            self.watch([WatchedPlace::Entries(self.directory.clone(), TOML)]);
         }
 
         /// Whether a change has been reported since the last call.
@@ -300,7 +300,7 @@ mod tests {
         let mut scene = Scene::new("file");
         let file = scene.path("file");
         fs::write(&file, "1").unwrap();
-        scene.watch([Place::File(file.clone())]);
+        scene.watch([WatchedPlace::File(file.clone())]);
         assert!(!scene.has_changed());
         fs::read(&file).unwrap();
         assert!(!scene.has_changed(), "reading changes nothing");
@@ -311,7 +311,7 @@ mod tests {
             assert!(!scene.has_changed(), "its neighbours are not watched");
             fs::rename(scene.path("other"), &file).unwrap();
             assert!(scene.has_changed());
-            scene.watch([Place::File(file.clone())]);
+            scene.watch([WatchedPlace::File(file.clone())]);
             assert!(!scene.has_changed(), "that the old one is watched no more is no change");
         }
     }
@@ -321,7 +321,7 @@ mod tests {
         let mut scene = Scene::new("link");
         let link = scene.path("link");
         symlink("one", &link).unwrap();
-        scene.watch([Place::File(link.clone())]);
+        scene.watch([WatchedPlace::File(link.clone())]);
         symlink("two", scene.path("new")).unwrap();
         assert!(!scene.has_changed());
         fs::rename(scene.path("new"), &link).unwrap();
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_name_that_is_missing_and_comes_is_a_change() {
         let mut scene = Scene::new("missing");
-        scene.watch([Place::Missing(scene.directory.clone(), "policy.d".into())]);
+        scene.watch([WatchedPlace::Missing(scene.directory.clone(), "policy.d".into())]);
         fs::write(scene.path("other.toml"), "").unwrap();
         assert!(!scene.has_changed());
         fs::create_dir(scene.path("policy.d")).unwrap();
@@ -367,7 +367,7 @@ mod tests {
         let mut scene = Scene::new("way");
         let (way, other) = (scene.path("way"), scene.path("other"));
         fs::create_dir(&way).unwrap();
-        scene.watch([Place::Way(way.clone())]);
+        scene.watch([WatchedPlace::Way(way.clone())]);
         fs::write(way.join("game.toml"), "").unwrap();
         assert!(!scene.has_changed());
         fs::rename(&way, &other).unwrap();

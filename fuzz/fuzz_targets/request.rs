@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use masterpolicyd::server::exchange::{Exchange, PolicyRequest, REQUEST, SPACED_REQUEST, Want};
+use masterpolicyd::document::REQUEST;
+use masterpolicyd::server::exchange::{Exchange, PolicyRequest, SPACED_REQUEST, Want};
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let (bytes, cuts) = input;

@@ -36,7 +36,7 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
         tell("name ORIGIN and PORT");
         return Exit::Unknown;
     };
-    let connection = Connection {
+    let attempt = Attempt {
         origin,
         port,
         player: asked.player,
@@ -48,15 +48,15 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
     };
     let masked = masked_rules(&configuration);
     let Configuration { settings, rules, .. } = &configuration;
-    let explanation = Explanation::find(settings.meta_policy, rules, &masked, &connection);
+    let explanation = Explanation::find(settings.meta_policy, rules, &masked, &attempt);
     let mut output = Output::to_stdout();
     if asked.json {
         output.print_json(&explanation.to_json(asked.player));
     } else {
-        let remedy = explanation.remedy(settings, config, &connection);
+        let remedy = explanation.remedy(settings, config, &attempt);
         let text = ExplanationInWords {
             explanation: &explanation,
-            connection: &connection,
+            attempt: &attempt,
             remedy: &remedy,
             meta_policy: settings.meta_policy,
             terminal: Terminal::of_stdout(),
@@ -66,8 +66,8 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
     output.finish(explanation.exit())
 }
 
-/// What a player wants to know.
-struct Connection<'a> {
+/// A connection that a player is about to make.
+struct Attempt<'a> {
     origin: &'a Origin,
     port: u16,
     player: Player,
@@ -77,7 +77,7 @@ struct Connection<'a> {
     port_ranges: PortRanges,
 }
 
-impl Connection<'_> {
+impl Attempt<'_> {
     /// What the player decides about rules that are served to it.
     fn decide(&self, meta_policy: MetaPolicy, rules: &[PlacedRule]) -> Verdict {
         let served = |PlacedRule { rule, .. }: &PlacedRule| Rule {
@@ -158,9 +158,9 @@ impl<'a> Explanation<'a> {
         meta_policy: MetaPolicy,
         rules: &'a [PlacedRule],
         masked: &'a [MaskedRule],
-        connection: &Connection<'_>,
+        attempt: &Attempt<'_>,
     ) -> Self {
-        let (reason, misses) = match connection.decide(meta_policy, rules) {
+        let (reason, misses) = match attempt.decide(meta_policy, rules) {
             Verdict::Allowed { rule } => return Self::Allowed(&rules[rule]),
             Verdict::Refused { reason, near } => (reason, near),
         };
@@ -169,7 +169,7 @@ impl<'a> Explanation<'a> {
         let mut near: Vec<_> = misses.into_iter().map(near_of).collect();
         if reason == Reason::MetaPolicyNone {
             // What else is in the way shows only where the meta-policy is not.
-            match connection.decide(MetaPolicy::All, rules) {
+            match attempt.decide(MetaPolicy::All, rules) {
                 Verdict::Allowed { rule } => {
                     near.push(Near { placed: &rules[rule], lacks: Shortfall::MetaPolicy });
                 }
@@ -179,12 +179,12 @@ impl<'a> Explanation<'a> {
             }
         }
         for MaskedRule { placed, by } in masked {
-            let alone = connection.decide(meta_policy, std::slice::from_ref(placed));
+            let alone = attempt.decide(meta_policy, std::slice::from_ref(placed));
             if matches!(alone, Verdict::Allowed { .. }) {
                 near.push(Near { placed, lacks: Shortfall::Masked(by) });
             }
         }
-        near.sort_by_cached_key(|near| near.rank(connection));
+        near.sort_by_cached_key(|near| near.rank(attempt));
         Self::Refused { reason, near }
     }
 
@@ -215,7 +215,7 @@ impl<'a> Explanation<'a> {
     }
 
     /// What to do so that the connection is allowed; nothing when it is.
-    fn remedy(&self, settings: &Settings, main_file: &Path, connection: &Connection<'_>) -> Remedy {
+    fn remedy(&self, settings: &Settings, main_file: &Path, attempt: &Attempt<'_>) -> Remedy {
         let mut remedy = Remedy::default();
         let Self::Refused { reason, near } = self else { return remedy };
         let main_file = escaped(main_file);
@@ -223,14 +223,14 @@ impl<'a> Explanation<'a> {
             remedy.change(format!("in {main_file}, set meta-policy = \"master-only\""));
         }
         if *reason == Reason::TooLong {
-            let longest = connection.player.quirks().longest_answer.unwrap_or_default();
+            let longest = attempt.player.quirks().longest_answer.unwrap_or_default();
             remedy.change(format!(
                 "shorten the document from {} bytes to {longest}: grant ranges, or fewer domains",
-                connection.delivery.bytes
+                attempt.delivery.bytes
             ));
             return remedy;
         }
-        if !can_grant(connection.delivery.port, connection.port) {
+        if !can_grant(attempt.delivery.port, attempt.port) {
             let own = settings.listen.iter().find(|it| is_low(it.port()));
             if let Some(own) = own {
                 // That is set already, and the question was about another port.
@@ -238,7 +238,7 @@ impl<'a> Explanation<'a> {
                     "have the content take the policy from port {}, where it is served too, and \
                      not from port {}",
                     own.port(),
-                    connection.delivery.port
+                    attempt.delivery.port
                 ));
             } else {
                 remedy.change(format!(
@@ -254,7 +254,7 @@ impl<'a> Explanation<'a> {
             Some(Shortfall::Rule(Lack::Range)) => {
                 remedy.change(format!(
                     "in {main_file}, set expand-port-ranges = true, or write the port {} by itself",
-                    connection.port
+                    attempt.port
                 ));
                 return remedy;
             }
@@ -269,21 +269,21 @@ impl<'a> Explanation<'a> {
             _ => {}
         }
         let ceiling = &settings.grantable_ports;
-        if !ceiling.contains(connection.port) {
-            let port = connection.port;
+        if !ceiling.contains(attempt.port) {
+            let port = attempt.port;
             remedy.change(format!("in {main_file}, set grantable-ports = \"{ceiling},{port}\""));
         }
         remedy.change(format!("add to {main_file}, or to a drop-in:"));
-        let quirks = connection.player.quirks();
-        let domain = match &connection.origin.host {
+        let quirks = attempt.player.quirks();
+        let domain = match &attempt.origin.host {
             _ if quirks.only_any_domain => Domain::Any,
             Host::Name(name) => Domain::Name(name.clone()),
             Host::Address(address) => Domain::Address(*address),
         };
-        remedy.rule = PortSet::from_ranges([connection.port.into()]).map(|ports| Rule {
+        remedy.rule = PortSet::from_ranges([attempt.port.into()]).map(|ports| Rule {
             domain,
             ports,
-            secure: connection.origin.secure && !quirks.ignores_secure,
+            secure: attempt.origin.secure && !quirks.ignores_secure,
         });
         remedy
     }
@@ -332,9 +332,9 @@ impl fmt::Display for Remedy {
 
 impl Near<'_> {
     /// How much there is to learn from it; the lower, the more.
-    fn rank(&self, connection: &Connection<'_>) -> (u8, Reverse<usize>, u16) {
+    fn rank(&self, attempt: &Attempt<'_>) -> (u8, Reverse<usize>, u16) {
         let rule = &self.placed.rule;
-        let kinship = shared_labels(&rule.domain, &connection.origin.host);
+        let kinship = shared_labels(&rule.domain, &attempt.origin.host);
         let lack = match self.lacks {
             Shortfall::Masked(_) => 0,
             Shortfall::MetaPolicy => 1,
@@ -347,10 +347,7 @@ impl Near<'_> {
             Shortfall::Rule(Lack::Domain) => 7,
         };
         let distances = rule.ports.ranges().iter().map(|range| {
-            range
-                .low()
-                .saturating_sub(connection.port)
-                .max(connection.port.saturating_sub(range.high()))
+            range.low().saturating_sub(attempt.port).max(attempt.port.saturating_sub(range.high()))
         });
         (lack, Reverse(kinship), distances.min().unwrap_or_default())
     }
@@ -400,7 +397,7 @@ struct NearRuleJson {
 /// The answer as a person reads it.
 struct ExplanationInWords<'a> {
     explanation: &'a Explanation<'a>,
-    connection: &'a Connection<'a>,
+    attempt: &'a Attempt<'a>,
     remedy: &'a Remedy,
     meta_policy: MetaPolicy,
     terminal: Terminal,
@@ -408,7 +405,7 @@ struct ExplanationInWords<'a> {
 
 impl fmt::Display for ExplanationInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection { origin, port, player, .. } = self.connection;
+        let Attempt { origin, port, player, .. } = self.attempt;
         let of_player = match player {
             Player::Flash => String::new(),
             other => format!(", says {other}"),
@@ -471,14 +468,14 @@ mod tests {
     fn near(rules: &[(&str, &str)], origin: &str, port: u16) -> Vec<(u32, &'static str)> {
         let rules: Vec<_> = (1..).zip(rules).map(placed).collect();
         let origin = origin.parse().unwrap();
-        let connection = Connection {
+        let attempt = Attempt {
             origin: &origin,
             port,
             player: Player::Flash,
             delivery: Delivery { port: MASTER_PORT, bytes: 0 },
             port_ranges: PortRanges::AsWritten,
         };
-        match Explanation::find(MetaPolicy::MasterOnly, &rules, &[], &connection) {
+        match Explanation::find(MetaPolicy::MasterOnly, &rules, &[], &attempt) {
             Explanation::Refused { near, .. } => near
                 .iter()
                 .map(|near| (near.placed.spot.place.at.line, near.lacks.code()))

@@ -127,7 +127,8 @@ impl<T> Opened<T> {
             Role::PolicyDirectory => self.end.as_ref() == Some(place),
             Role::MainFile | Role::DropIn => {
                 let is_link = |found: &Visited| found.status.kind == FileKind::Link;
-                let mut found = self.trail.steps.iter().filter_map(|step| step.found.as_ref());
+                let mut found =
+                    self.trail.lookups.iter().filter_map(|lookup| lookup.found.as_ref());
                 !found.any(is_link)
                     && self.end.as_ref().is_some_and(|end| end.path.parent() == Some(&place.path))
             }

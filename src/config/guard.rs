@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{CanRead, Files, Opened, Role};
 use super::problem::{Place, Problem, Severity};
-use super::trust::{Fault, Flaw, Trusted, is_shared};
+use super::trust::{Fault, Trusted, Weakness, is_shared};
 use super::walk::{FileKind, Status, Visited};
 use crate::account::Account;
 
@@ -21,13 +21,13 @@ pub(super) struct Guard<'a> {
     trusted: Trusted,
     files: &'a Files,
     name_of: &'a dyn Fn(u32) -> Option<String>,
-    reader: Option<Reader<'a>>,
+    reader: Option<ServiceReader<'a>>,
     told: BTreeSet<(PathBuf, String)>,
 }
 
 /// Whoever is to read the configuration without root's privileges: at the start of a unit, and on
 /// every reload.
-pub(super) struct Reader<'a> {
+pub(super) struct ServiceReader<'a> {
     pub(super) account: &'a Account,
     /// Whether the account, with these supplementary groups, can read what is at this path; `None`
     /// where that is not known.
@@ -55,7 +55,7 @@ impl<'a> Guard<'a> {
     }
 
     /// Judges as well whether someone could read what was opened.
-    pub(super) fn for_reader(self, reader: Option<Reader<'a>>) -> Self {
+    pub(super) fn for_reader(self, reader: Option<ServiceReader<'a>>) -> Self {
         Self { reader, ..self }
     }
 
@@ -63,7 +63,7 @@ impl<'a> Guard<'a> {
     pub(super) fn judge<T>(&mut self, opened: &Opened<T>) -> Judgement {
         let faults = self.trusted.faults(&opened.trail, opened.end.as_ref(), opened.role.usage());
         let is_of_its_own = |fault: &Fault| {
-            fault.place.status.kind == FileKind::File && fault.flaw != Flaw::OthersPlace
+            fault.place.status.kind == FileKind::File && fault.weakness != Weakness::OthersPlace
         };
         let is_where_it_should_be = faults.iter().all(is_of_its_own);
         let mut problems: Vec<_> =
@@ -85,24 +85,24 @@ impl<'a> Guard<'a> {
         let mode = fault.place.status.mode;
         let owner = self.user(fault.place.status.owner);
         let who = who_can_write(mode);
-        let flaw = match fault.flaw {
-            Flaw::OwnedByService => format!(
+        let weakness = match fault.weakness {
+            Weakness::OwnedByService => format!(
                 "belongs to {owner}, whom the daemon runs as and who must not be able to change \
                  the policy"
             ),
-            Flaw::OwnedByStranger if self.trusted.starting_uid == 0 => {
+            Weakness::OwnedByStranger if self.trusted.starting_uid == 0 => {
                 format!("belongs to {owner}, who is not root")
             }
-            Flaw::OwnedByStranger => format!(
+            Weakness::OwnedByStranger => format!(
                 "belongs to {owner}, who is neither root nor {}, who starts masterpolicyd",
                 self.user(self.trusted.starting_uid)
             ),
-            Flaw::OthersWrite if fault.place.status.kind == FileKind::Directory => {
+            Weakness::OthersWrite if fault.place.status.kind == FileKind::Directory => {
                 format!("lets {who} replace the files in it (mode {mode:04o})")
             }
-            Flaw::OthersWrite => format!("can be written by {who} (mode {mode:04o})"),
-            Flaw::OthersAdd => format!("lets {who} add files to it (mode {mode:04o})"),
-            Flaw::OthersPlace => {
+            Weakness::OthersWrite => format!("can be written by {who} (mode {mode:04o})"),
+            Weakness::OthersAdd => format!("lets {who} add files to it (mode {mode:04o})"),
+            Weakness::OthersPlace => {
                 let directory = fault.place.path.parent().unwrap_or(Path::new("/"));
                 format!(
                     "lies in {}, where another user may have put it",
@@ -116,7 +116,7 @@ impl<'a> Guard<'a> {
             String::new()
         };
         let remedy = self.remedy(fault, &path, opened, faults);
-        Problem::about(&path, format!("this {what} {flaw}{on_the_way}; {remedy}"))
+        Problem::about(&path, format!("this {what} {weakness}{on_the_way}; {remedy}"))
     }
 
     /// The place of a fault as the reader knows it.
@@ -147,15 +147,15 @@ impl<'a> Guard<'a> {
             return "correct that first: it lets others change every file of this host".to_owned();
         }
         let can_stay = |fault: &Fault| match fault.place.status.kind {
-            FileKind::File => fault.flaw != Flaw::OthersPlace,
+            FileKind::File => fault.weakness != Weakness::OthersPlace,
             FileKind::Directory => opened.is_own(&fault.place) && may_be_changed(fault),
             _ => false,
         };
         if !faults.iter().all(can_stay) {
             return self.move_it(opened.role);
         }
-        match fault.flaw {
-            Flaw::OwnedByService | Flaw::OwnedByStranger => {
+        match fault.weakness {
+            Weakness::OwnedByService | Weakness::OwnedByStranger => {
                 format!("chown root {}", path.display())
             }
             _ => format!("chmod go-w {}", path.display()),
@@ -192,7 +192,7 @@ impl<'a> Guard<'a> {
 
     /// What speaks against the reader's reading it.
     fn judge_access<T>(&self, opened: &Opened<T>) -> Option<Problem> {
-        let Reader { account, can_read, severity } = self.reader.as_ref()?;
+        let ServiceReader { account, can_read, severity } = self.reader.as_ref()?;
         let end = opened.end.as_ref()?;
         if !matches!(end.status.kind, FileKind::File | FileKind::Directory) {
             return None;
@@ -249,7 +249,7 @@ fn obstacle<'o, T>(
     end: &'o Visited,
 ) -> Option<(&'o Visited, u32)> {
     let wanted = if end.status.kind == FileKind::Directory { READ | SEARCH } else { READ };
-    let directories = opened.trail.steps.iter().map(|step| (&step.directory, SEARCH));
+    let directories = opened.trail.lookups.iter().map(|lookup| (&lookup.directory, SEARCH));
     directories
         .chain([(end, wanted)])
         .find(|(place, permission)| is_barred(account, groups, &place.status, *permission))
@@ -257,11 +257,11 @@ fn obstacle<'o, T>(
 
 /// Whether a directory is there for nothing but the configuration, as far as its path and its
 /// mode tell.
-fn may_be_changed(Fault { place, flaw }: &Fault) -> bool {
+fn may_be_changed(Fault { place, weakness }: &Fault) -> bool {
     let is_of_the_system = ["/etc", "/usr", "/run"].iter().any(|top| place.path.starts_with(top));
     !is_shared(&place.status)
         && !is_home(&place.path)
-        && (*flaw != Flaw::OwnedByStranger || is_of_the_system)
+        && (*weakness != Weakness::OwnedByStranger || is_of_the_system)
 }
 
 /// Whether a directory is somebody's home.
@@ -294,31 +294,31 @@ fn is_barred(account: &Account, groups: &[u32], status: &Status, permission: u32
 mod tests {
     use super::*;
 
-    fn fault(path: &str, mode: u32, flaw: Flaw) -> Fault {
+    fn fault(path: &str, mode: u32, weakness: Weakness) -> Fault {
         let kind = FileKind::Directory;
         let status = Status { kind, owner: 0, group: 0, mode, device: 1, inode: 1 };
-        Fault { place: Visited { path: path.into(), status }, flaw }
+        Fault { place: Visited { path: path.into(), status }, weakness }
     }
 
     #[test]
     fn no_home_and_no_directory_of_temporary_files_is_to_be_changed() {
-        for (path, mode, flaw) in [
-            ("/root", 0o770, Flaw::OthersWrite),
-            ("/home/bob", 0o775, Flaw::OthersWrite),
-            ("/tmp", 0o1777, Flaw::OthersAdd),
-            ("/run/lock", 0o1777, Flaw::OthersAdd),
-            ("/srv/game", 0o755, Flaw::OwnedByStranger),
-            ("/var/lib/game", 0o755, Flaw::OwnedByStranger),
+        for (path, mode, weakness) in [
+            ("/root", 0o770, Weakness::OthersWrite),
+            ("/home/bob", 0o775, Weakness::OthersWrite),
+            ("/tmp", 0o1777, Weakness::OthersAdd),
+            ("/run/lock", 0o1777, Weakness::OthersAdd),
+            ("/srv/game", 0o755, Weakness::OwnedByStranger),
+            ("/var/lib/game", 0o755, Weakness::OwnedByStranger),
         ] {
-            assert!(!may_be_changed(&fault(path, mode, flaw)), "{path}");
+            assert!(!may_be_changed(&fault(path, mode, weakness)), "{path}");
         }
-        for (path, mode, flaw) in [
-            ("/etc/masterpolicyd", 0o775, Flaw::OthersWrite),
-            ("/etc/masterpolicyd/policy.d", 0o755, Flaw::OwnedByStranger),
-            ("/srv/game/policy.d", 0o775, Flaw::OthersWrite),
-            ("/srv/game/policy.d", 0o755, Flaw::OwnedByService),
+        for (path, mode, weakness) in [
+            ("/etc/masterpolicyd", 0o775, Weakness::OthersWrite),
+            ("/etc/masterpolicyd/policy.d", 0o755, Weakness::OwnedByStranger),
+            ("/srv/game/policy.d", 0o775, Weakness::OthersWrite),
+            ("/srv/game/policy.d", 0o755, Weakness::OwnedByService),
         ] {
-            assert!(may_be_changed(&fault(path, mode, flaw)), "{path}");
+            assert!(may_be_changed(&fault(path, mode, weakness)), "{path}");
         }
     }
 

@@ -36,7 +36,7 @@ use crate::document::Documents;
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 use drop_ins::Format;
 use files::{Directory, Files, Opened, ReadFile, Role, Text};
-use guard::{Guard, Judgement, Reader};
+use guard::{Guard, Judgement, ServiceReader};
 use main_file::MainFile;
 use trust::Trusted;
 
@@ -219,7 +219,7 @@ impl<'a> Loader<'a> {
         let account = self.judge_account(&main, intent);
         let service_uid = account.as_ref().map(|account| account.uid);
         let trusted = Trusted { service_uid, ..anyone };
-        let reader = account.as_ref().map(|account| Reader {
+        let reader = account.as_ref().map(|account| ServiceReader {
             account,
             can_read: self.trust.can_read,
             // The units start it as that user.

@@ -4,7 +4,7 @@
 //! leads to, or what that file says. Whoever can write a directory can replace what is in it, and
 //! whoever owns it can let himself write it.
 
-use super::walk::{FileKind, Status, Step, Trail, Visited};
+use super::walk::{FileKind, Lookup, Status, Trail, Visited};
 
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -33,12 +33,12 @@ pub struct Fault {
     /// The directory, link or file.
     pub place: Visited,
     /// What is wrong with it.
-    pub flaw: Flaw,
+    pub weakness: Weakness,
 }
 
 /// What is wrong with a directory, a link or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flaw {
+pub enum Weakness {
     /// It belongs to the user that the daemon becomes.
     OwnedByService,
     /// It belongs to someone who is neither root nor the starting user.
@@ -59,41 +59,41 @@ impl Trusted {
     #[must_use]
     pub fn faults(&self, trail: &Trail, end: Option<&Visited>, usage: Use) -> Vec<Fault> {
         let mut faults: Vec<Fault> = Vec::new();
-        let mut note = |place: &Visited, flaw: Option<Flaw>| {
-            let fault = flaw.map(|flaw| Fault { place: place.clone(), flaw });
+        let mut note = |place: &Visited, weakness: Option<Weakness>| {
+            let fault = weakness.map(|weakness| Fault { place: place.clone(), weakness });
             faults.extend(fault.filter(|fault| !faults.contains(fault)));
         };
-        for Step { directory, found } in &trail.steps {
-            note(directory, self.flaw(&directory.status));
+        for Lookup { directory, found } in &trail.lookups {
+            note(directory, self.weakness(&directory.status));
             if let Some(found) = found.as_ref().filter(|_| is_shared(&directory.status)) {
                 let is_directory = found.status.kind == FileKind::Directory;
-                note(found, (!is_directory).then_some(Flaw::OthersPlace));
+                note(found, (!is_directory).then_some(Weakness::OthersPlace));
             }
         }
         // What is not there yet is whoever's who can make it.
-        let maker = trail.steps.last().filter(|step| step.found.is_none());
-        let listed = end.or(maker.map(|step| &step.directory));
+        let maker = trail.lookups.last().filter(|lookup| lookup.found.is_none());
+        let listed = end.or(maker.map(|lookup| &lookup.directory));
         if let Some(directory) = listed.filter(|_| usage == Use::List) {
-            note(directory, is_shared(&directory.status).then_some(Flaw::OthersAdd));
+            note(directory, is_shared(&directory.status).then_some(Weakness::OthersAdd));
         }
         if let Some(end) = end {
-            note(end, self.flaw(&end.status));
+            note(end, self.weakness(&end.status));
         }
         faults
     }
 
     /// What is wrong with a directory or file, wherever it is.
-    fn flaw(&self, status: &Status) -> Option<Flaw> {
+    fn weakness(&self, status: &Status) -> Option<Weakness> {
         // A device is nobody's to write a policy to, and the others are refused anyway.
         if !matches!(status.kind, FileKind::Directory | FileKind::File) {
             return None;
         }
         if self.service_uid == Some(status.owner) {
-            Some(Flaw::OwnedByService)
+            Some(Weakness::OwnedByService)
         } else if status.owner != 0 && status.owner != self.starting_uid {
-            Some(Flaw::OwnedByStranger)
+            Some(Weakness::OwnedByStranger)
         } else if others_write(status) && !is_shared(status) {
-            Some(Flaw::OthersWrite)
+            Some(Weakness::OthersWrite)
         } else {
             None
         }

@@ -99,7 +99,7 @@ pub struct Visited {
 
 /// One name that was looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct Lookup {
     /// The directory it was looked up in.
     pub directory: Visited,
     /// What has that name; nothing if nobody has, or if the name was `..`.
@@ -110,7 +110,7 @@ pub struct Step {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trail {
     /// The names that were looked up.
-    pub steps: Vec<Step>,
+    pub lookups: Vec<Lookup>,
 }
 
 /// What a path leads to.
@@ -214,12 +214,12 @@ fn look<T: Tree>(
     let (node, status) = match tree.look(&here.node, &name) {
         Ok(found) => found,
         Err(errno) => {
-            trail.steps.push(Step { directory, found: None });
+            trail.lookups.push(Lookup { directory, found: None });
             return Err(Stop::System(path, errno));
         }
     };
     let visited = Visited { path, status };
-    trail.steps.push(Step { directory, found: (!is_parent).then(|| visited.clone()) });
+    trail.lookups.push(Lookup { directory, found: (!is_parent).then(|| visited.clone()) });
     if status.kind == FileKind::Directory && status.device != here.visited.status.device {
         match tree.made_up(&node) {
             Ok(None) => {}

@@ -8,11 +8,11 @@ use super::bounds::FILES;
 use super::drop_ins::{ENDINGS, Format};
 use super::files::Files;
 use super::walk::{FileKind, Stop};
-use crate::watch::Place;
+use crate::watch::WatchedPlace;
 
 /// Where a change of the configuration shows whose main file is at `main`.
 #[must_use]
-pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<Place> {
+pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<WatchedPlace> {
     let files = Files::beside(main);
     let mut watched = BTreeSet::new();
     add_trail(&mut watched, &files, main);
@@ -28,22 +28,22 @@ pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<Place> {
                 add_trail(&mut watched, &files, &drop_in);
             }
         }
-        watched.insert(Place::Entries(end.path, ENDINGS));
+        watched.insert(WatchedPlace::Entries(end.path, ENDINGS));
     }
     watched
 }
 
-fn add_trail(watched: &mut BTreeSet<Place>, files: &Files, path: &Path) {
+fn add_trail(watched: &mut BTreeSet<WatchedPlace>, files: &Files, path: &Path) {
     let (trail, stop) = files.trail(path);
-    for found in trail.steps.into_iter().filter_map(|step| step.found) {
+    for found in trail.lookups.into_iter().filter_map(|lookup| lookup.found) {
         watched.insert(match found.status.kind {
-            FileKind::Directory => Place::Way(found.path),
-            _ => Place::File(found.path),
+            FileKind::Directory => WatchedPlace::Way(found.path),
+            _ => WatchedPlace::File(found.path),
         });
     }
     if let Some(Stop::System(missing, _)) = stop {
         if let (Some(directory), Some(name)) = (missing.parent(), missing.file_name()) {
-            watched.insert(Place::Missing(directory.to_owned(), name.to_owned()));
+            watched.insert(WatchedPlace::Missing(directory.to_owned(), name.to_owned()));
         }
     }
 }

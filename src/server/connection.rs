@@ -123,7 +123,7 @@ fn meet(
 }
 
 /// What is logged of a connection at trace.
-pub(super) enum Step<'a> {
+pub(super) enum Traced<'a> {
     Accepted { on: SocketAddr },
     Read(usize),
     Sent { count: usize, of: usize },
@@ -135,14 +135,14 @@ pub(super) enum Step<'a> {
 /// Logs a step. Out of the way of those that nobody logs.
 #[cold]
 #[inline(never)]
-pub(super) fn trace_step(peer: &SocketAddr, step: &Step<'_>) {
+pub(super) fn trace_step(peer: &SocketAddr, step: &Traced<'_>) {
     match step {
-        Step::Accepted { on } => trace!("{peer}: accepted on {on}"),
-        Step::Read(count) => trace!("{peer}: read {count} bytes"),
-        Step::Sent { count, of } => trace!("{peer}: sent {count} bytes of an answer of {of}"),
-        Step::ShutDown => trace!("{peer}: shut down for sending"),
-        Step::Failed(error) => trace!("{peer}: failed: {error}"),
-        Step::Closed { after, outcome } => {
+        Traced::Accepted { on } => trace!("{peer}: accepted on {on}"),
+        Traced::Read(count) => trace!("{peer}: read {count} bytes"),
+        Traced::Sent { count, of } => trace!("{peer}: sent {count} bytes of an answer of {of}"),
+        Traced::ShutDown => trace!("{peer}: shut down for sending"),
+        Traced::Failed(error) => trace!("{peer}: failed: {error}"),
+        Traced::Closed { after, outcome } => {
             trace!("{peer}: closed after {after:.1?}: {}", outcome.as_str());
         }
     }
@@ -161,7 +161,7 @@ fn drive<R: Request>(
             Want::Read => {
                 let read = stream.read(buffer).map(|count| {
                     if log_enabled!(Level::Trace) {
-                        trace_step(peer, &Step::Read(count));
+                        trace_step(peer, &Traced::Read(count));
                     }
                     match count {
                         0 => exchange.ended(),
@@ -178,7 +178,7 @@ fn drive<R: Request>(
                     .send_with_flags(&bytes[from..], libc::MSG_MORE | libc::MSG_NOSIGNAL)
                     .map(|count| {
                         if log_enabled!(Level::Trace) {
-                            trace_step(peer, &Step::Sent { count, of: bytes.len() });
+                            trace_step(peer, &Traced::Sent { count, of: bytes.len() });
                         }
                         exchange.sent(count, bytes.len());
                     });
@@ -187,7 +187,7 @@ fn drive<R: Request>(
             Want::ShutDown => {
                 let shut_down = stream.shutdown(Shutdown::Write).map(|()| {
                     if log_enabled!(Level::Trace) {
-                        trace_step(peer, &Step::ShutDown);
+                        trace_step(peer, &Traced::ShutDown);
                     }
                     exchange.shut_down();
                 });
@@ -203,7 +203,7 @@ fn drive<R: Request>(
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => {
                 if log_enabled!(Level::Trace) {
-                    trace_step(peer, &Step::Failed(&error));
+                    trace_step(peer, &Traced::Failed(&error));
                 }
                 exchange.failed();
             }

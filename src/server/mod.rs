@@ -40,7 +40,7 @@ use crate::notify::{Message, Notifier};
 use crate::policy::MASTER_PORT;
 use crate::timestamp::Utc;
 use crate::watch::Changes;
-use connection::{Connection, Progress, Step, trace_step};
+use connection::{Connection, Progress, Traced, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
 use limits::{Eviction, Limits, Source};
@@ -48,7 +48,7 @@ use listener::{Admission, Remedy};
 use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
 use scrape::{Hosts, HttpRequest};
-use signals::{Asked, Signals, StopSignal};
+use signals::{Order, Signals, StopSignal};
 use unfinished::Unfinished;
 use wakes::Wakes;
 
@@ -347,7 +347,7 @@ impl Server {
             match listener.admit(accepted, crowded_until) {
                 Admission::Client { stream, peer, since } => {
                     if log_enabled!(Level::Trace) {
-                        trace_step(&peer, &Step::Accepted { on: listener.address });
+                        trace_step(&peer, &Traced::Accepted { on: listener.address });
                     }
                     let connection = match listener.purpose {
                         Purpose::Policy if self.service.is_balancer(peer) => {
@@ -519,7 +519,7 @@ impl Server {
         let duration = now.saturating_duration_since(accepted);
         if log_enabled!(Level::Trace) {
             let outcome = ending.outcome;
-            trace_step(&peer, &Step::Closed { after: duration, outcome });
+            trace_step(&peer, &Traced::Closed { after: duration, outcome });
         }
         if purpose == Purpose::Policy {
             self.counters.record(ending.outcome, duration);
@@ -539,16 +539,16 @@ impl Server {
     }
 
     fn take_signals(&mut self, now: Instant) {
-        while let Some(asked) = self.signals.next() {
-            match asked {
-                Asked::Reload => self.reload(now),
-                Asked::Counters => info!(
+        while let Some(order) = self.signals.next() {
+            match order {
+                Order::Reload => self.reload(now),
+                Order::Counters => info!(
                     "{}, open {}, log lines dropped {}",
                     self.counters,
                     self.unfinished.len(),
                     logging::lines_dropped()
                 ),
-                Asked::Stop(signal) => self.stop(signal, now),
+                Order::Stop(signal) => self.stop(signal, now),
             }
         }
     }

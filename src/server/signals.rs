@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What a signal asks for.
+/// What a signal orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Order {
     /// SIGHUP: read the configuration again.
     Reload,
     /// SIGUSR1: log the counters.
@@ -72,7 +72,7 @@ impl Signals {
     }
 
     /// The next that has come and asks for something.
-    pub(super) fn next(&mut self) -> Option<Asked> {
+    pub(super) fn next(&mut self) -> Option<Order> {
         loop {
             let number = match self.0.read_signal() {
                 Ok(Some(info)) => i32::try_from(info.ssi_signo),
@@ -84,11 +84,11 @@ impl Signals {
                 }
             };
             match number.ok().and_then(|number| Signal::try_from(number).ok()) {
-                Some(Signal::SIGHUP) => return Some(Asked::Reload),
-                Some(Signal::SIGUSR1) => return Some(Asked::Counters),
-                Some(Signal::SIGTERM) => return Some(Asked::Stop(StopSignal::Terminate)),
-                Some(Signal::SIGINT) => return Some(Asked::Stop(StopSignal::Interrupt)),
-                Some(Signal::SIGQUIT) => return Some(Asked::Stop(StopSignal::Quit)),
+                Some(Signal::SIGHUP) => return Some(Order::Reload),
+                Some(Signal::SIGUSR1) => return Some(Order::Counters),
+                Some(Signal::SIGTERM) => return Some(Order::Stop(StopSignal::Terminate)),
+                Some(Signal::SIGINT) => return Some(Order::Stop(StopSignal::Interrupt)),
+                Some(Signal::SIGQUIT) => return Some(Order::Stop(StopSignal::Quit)),
                 _ => {}
             }
         }

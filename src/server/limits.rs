@@ -521,9 +521,34 @@ mod tests {
         connections.insert(Some(source(4)), now, now, 4);
         assert_eq!(connections.crowded_until(now), None, "there are more descriptors after all");
         connections.fill();
+        let most = connections.len();
         while connections.remove_oldest().is_some() {}
-        connections.insert(Some(source(5)), now, now, 5);
+        for _ in 0..most {
+            connections.insert(Some(source(5)), now, now, 5);
+        }
         assert_eq!(connections.crowded_until(now), None, "all that was held is free again");
+    }
+
+    #[test]
+    fn the_memory_of_a_flood_goes_back_when_it_is_over_and_that_of_64_connections_is_kept() {
+        let now = Instant::now();
+        let mut connections = Connections::new(1000, 1000);
+        for (count, kept) in [(64, 64), (1000, 0)] {
+            for number in 0..count {
+                connections.insert(Some(source(1)), now, now, number);
+            }
+            while connections.len() > 1 {
+                connections.remove_oldest();
+                assert!(connections.entries.capacity() >= count, "while the flood goes on");
+            }
+            connections.remove_oldest();
+            assert_eq!(connections.entries.capacity(), kept, "after {count} connections");
+        }
+    }
+
+    #[test]
+    fn however_many_connections_there_may_be_no_key_of_theirs_ends_a_list() {
+        assert!(Connections::<()>::new(usize::MAX, 1).capacity < NOBODY as usize);
     }
 
     #[test]
@@ -722,6 +747,10 @@ mod tests {
                 let earliest = model.iter().map(|it| it.deadline).min();
                 prop_assert_eq!(connections.next_deadline(), earliest.map(at));
                 prop_assert_eq!(connections.len(), model.len());
+                prop_assert_eq!(connections.is_empty(), model.is_empty());
+                for Arrived { key, time, .. } in &model {
+                    prop_assert_eq!(connections.get_mut(*key), Some(&mut time.clone()));
+                }
                 prop_assert!(connections.sources.len() <= model.len());
                 prop_assert!(connections.runs.len() <= 3);
             }

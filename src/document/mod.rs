@@ -206,6 +206,8 @@ mod tests {
         for port in [1, 842, 844, 7843] {
             assert_eq!(documents.for_port(port).as_str(), elsewhere, "asked {port}");
         }
+        assert_eq!(documents.longest([7843, 843]), document);
+        assert_eq!(documents.longest([7843, 844]).as_str(), elsewhere);
         let none = Policy { meta_policy: MetaPolicy::None, ..policy };
         let documents = Documents::encode(&none, PortRanges::AsWritten).unwrap();
         assert!(documents.for_port(MASTER_PORT).as_str().contains("<allow-access-from"));
@@ -224,5 +226,13 @@ mod tests {
         let policy = Policy { meta_policy: MetaPolicy::All, rules: vec![rule] };
         assert!(Documents::encode(&policy, PortRanges::AsWritten).is_ok());
         assert_eq!(Documents::encode(&policy, PortRanges::Expanded), Err(TooLong));
+        assert!(TooLong.to_string().contains("expand-port-ranges = false"), "the remedy");
+    }
+
+    #[test]
+    fn a_document_of_262144_bytes_is_written_and_no_longer_one() {
+        let mut document = Bounded("x".repeat(262_143));
+        assert_eq!(document.write_str("x"), Ok(()));
+        assert_eq!(document.write_str("x"), Err(fmt::Error));
     }
 }

@@ -715,4 +715,73 @@ mod tests {
         let [ref flaw] = parse(b"<cross-domain-policy>\n</b>").flaws[..] else { panic!() };
         assert_eq!(flaw.message, "expected </cross-domain-policy>, not </b>");
     }
+
+    #[test]
+    fn what_is_not_utf_8_is_told_from_utf_16_of_either_byte_order() {
+        let message = |text: &[u8]| parse(text).flaws[0].message.clone();
+        assert_eq!(message(b"\xff\xfe<\0a\0"), "the text is UTF-16; save it as UTF-8");
+        assert_eq!(message(b"\xfe\xff\0<\0a"), "the text is UTF-16; save it as UTF-8");
+        assert_eq!(message(b"<a>\xff</a>"), "the text is not UTF-8; save it as UTF-8");
+    }
+
+    #[test]
+    fn a_reference_stands_for_its_character_and_a_wrong_one_is_found_in_its_place() {
+        let text =
+            policy_of("<allow-access-from domain='&#x2a;&#46;a.test' to-ports='80,&#10;81'/>");
+        assert_eq!(rules(text), ["*.a.test to ports 80,81"]);
+        assert_eq!(flaws(policy_of("ab&e;")), [(1, 24, FlawKind::NotXml)]);
+        assert_eq!(flaws(policy_of("<a b='ab&'/>")), [(1, 30, FlawKind::NotXml)]);
+    }
+
+    #[test]
+    fn the_declared_prefix_of_a_schema_is_no_flaw_and_any_other_prefix_is() {
+        let policy = |attributes: &str| format!("<cross-domain-policy {attributes}/>");
+        let declared = |prefix: &str, namespace: &str| {
+            policy(&format!("xmlns:{prefix}='{namespace}' {prefix}:schemaLocation='u'"))
+        };
+        assert_eq!(flaws(declared("xsi", SCHEMA_INSTANCE)), []);
+        assert_eq!(flaws(declared("s", SCHEMA_INSTANCE)), []);
+        assert_eq!(flaws(declared("xsi", "u")), [(1, 36, FlawKind::UndeclaredPrefix)]);
+        assert_eq!(flaws(declared("s", "u")), [(1, 34, FlawKind::Structure)]);
+        let undeclared = policy("xsi:schemaLocation='u'");
+        assert_eq!(flaws(undeclared), [(1, 22, FlawKind::UndeclaredPrefix)]);
+    }
+
+    #[test]
+    fn what_is_in_no_policy_is_not_looked_into() {
+        assert_eq!(
+            flaws("<policy><b/>text<site-control>text<b/></site-control></policy>"),
+            [(1, 1, FlawKind::Structure)]
+        );
+    }
+
+    #[test]
+    fn each_site_control_is_remarked_on_and_the_last_one_counts() {
+        let control = |value: &str| format!("<{SITE_CONTROL} {PERMITTED}='{value}'/>");
+        assert_eq!(flaws(policy_of(&control("none"))), [(1, 22, FlawKind::SiteControl)]);
+        let two = policy_of(&format!("{}\n{}", control("none"), control("all")));
+        assert_eq!(
+            flaws(&two),
+            [(1, 22, FlawKind::SiteControl), (2, 1, FlawKind::SecondSiteControl)]
+        );
+        assert_eq!(parse(two.as_bytes()).meta_policy, Some(MetaPolicy::All));
+    }
+
+    #[test]
+    fn stray_text_is_found_at_its_first_character() {
+        let stray = |column| [(1, column, FlawKind::StrayText)];
+        assert_eq!(flaws(policy_of(" \tx y")), stray(24));
+        assert_eq!(flaws(policy_of("<![CDATA[ x]]>")), stray(32));
+        let rule = "<allow-access-from domain='*' to-ports='1'>x</allow-access-from>";
+        assert_eq!(flaws(policy_of(rule)), stray(65));
+        let identity = "<allow-access-from-identity>x</allow-access-from-identity>";
+        assert_eq!(flaws(policy_of(identity)), [(1, 22, FlawKind::HttpOnly)]);
+    }
+
+    #[test]
+    fn what_is_not_xml_is_told_with_what_was_expected() {
+        let message = |text: &str| parse(text.as_bytes()).flaws[0].message.clone();
+        assert_eq!(message("<a b>"), "expected '=', not '>'");
+        assert_eq!(message("<a b \u{e4}=''>"), "expected '=', not '\u{fffd}'");
+    }
 }

@@ -377,13 +377,14 @@ fn every_key_has_type_and_example() {
     }
 }
 
-/// The example with its comments as they are, or with the keys in them uncommented.
-fn shipped(directory: &Directory, with_defaults: bool) -> String {
+/// The example with its comments as they are, but for those keys and headers in them that `wanted`
+/// names.
+fn shipped(directory: &Directory, wanted: impl Fn(&str) -> bool) -> String {
     let path = root().join("packaging/masterpolicyd.toml");
     let mut text = String::new();
     for line in fs::read_to_string(path).unwrap().lines() {
         let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c| c == '[' || is_key(c)));
-        let line = if with_defaults { key.unwrap_or(line) } else { line };
+        let line = key.filter(|key| wanted(key)).unwrap_or(line);
         // What is not on every machine that this runs on.
         let is_local = ["user =", "group =", "policy-dirs =", "vendor-dirs ="]
             .iter()
@@ -404,7 +405,7 @@ fn is_key(character: char) -> bool {
 fn the_shipped_configuration_shows_every_key_and_its_default() {
     let effective = |with_defaults| {
         let directory = host(&BTreeMap::new());
-        let text = shipped(&directory, with_defaults);
+        let text = shipped(&directory, |_| with_defaults);
         directory.write(MAIN_FILE, &text);
         let output = run(&directory, "masterpolicyd show config", 0);
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -423,6 +424,25 @@ fn the_shipped_configuration_shows_every_key_and_its_default() {
         assert!(text.contains(&format!("{name} = ")), "{key} is not in the example");
     }
     assert!(!effective(false).contains("[[allow-access-from]]"), "it grants nothing");
+}
+
+/// `listen` of `[metrics]` was one of the addresses to serve on as long as its header was a comment.
+#[test]
+fn any_one_key_of_the_shipped_configuration_can_be_uncommented() {
+    let mut sections = Vec::new();
+    let directory = host(&BTreeMap::new());
+    for line in shipped(&directory, |_| true).lines() {
+        let text = shipped(&directory, |key| key == line);
+        directory.write(MAIN_FILE, &text);
+        let output = run(&directory, "masterpolicyd show config", 0);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        if line.starts_with('[') {
+            sections.push(line.to_owned());
+        }
+    }
+    assert!(sections.contains(&"[metrics]".to_owned()), "{sections:?}");
+    let untouched = shipped(&directory, |_| false);
+    assert!(sections.iter().all(|header| untouched.contains(&format!("\n{header}\n"))));
 }
 
 /// A literal block of a page, and how its `test:` comment says that it is to be run.

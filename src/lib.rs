@@ -7,6 +7,7 @@
 pub mod account;
 pub mod audit;
 pub mod background;
+mod bounded;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod printable;
 pub mod privileges;
 pub mod probe;
 pub mod process;
+pub mod running;
 pub mod sandbox;
 pub mod server;
 mod spelling;

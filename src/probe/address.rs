@@ -4,10 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::bounded::{Unfinished, within};
 use crate::policy::{
     Domain, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy, Reason, Rule, Verdict,
 };
-use crate::probe::bounded::{Unfinished, within};
 use crate::probe::conclusion::{Conclusion, Doubt, Refusal};
 use crate::probe::finding::{self, Diagnosis, Finding};
 use crate::probe::player::{self, Guise, Transcript};

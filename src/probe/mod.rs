@@ -5,7 +5,6 @@
 //! [`fleet`] for many targets. How it is printed is not known here.
 
 mod address;
-mod bounded;
 mod conclusion;
 pub mod finding;
 pub mod fleet;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::probe::bounded::{Unfinished, within};
+use crate::bounded::{Unfinished, within};
 use crate::probe::finding::Finding;
 use crate::probe::question::Family;
 use crate::probe::target::Target;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Why there is no result.
 #[derive(Debug)]
-pub(super) enum Unfinished {
+pub(crate) enum Unfinished {
     /// The work takes longer. Its thread is left behind, and ends with the work or the process.
     TimeIsUp,
     /// There was no thread to do it in.
@@ -16,7 +16,7 @@ pub(super) enum Unfinished {
 }
 
 /// Does `work` in a thread of its own, and waits for its result no longer than `limit`.
-pub(super) fn within<T: Send + 'static>(
+pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unfinished> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, value_parser};
 
 use crate::policy::{Host, MASTER_PORT, Origin, OriginError, Player};
 
@@ -37,10 +37,22 @@ impl Cli {
         let without_config = ["probe", "completions"];
         Self::command().mut_subcommands(|command| match command.get_name() {
             "serve" => command,
+            "status" => hide(command, "verbose").arg(config_of_one_daemon()),
             name if without_config.contains(&name) => hide(hide(command, "config"), "verbose"),
             _ => hide(command, "verbose"),
         })
     }
+}
+
+/// `-c` of `status`, which has no default: without it, all are meant.
+fn config_of_one_daemon() -> Arg {
+    Arg::new("config")
+        .short('c')
+        .long("config")
+        .global(true)
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("Only the daemon that serves this main file")
 }
 
 fn hidden(id: &'static str, short: char) -> Arg {
@@ -70,6 +82,12 @@ pub enum Command {
     Probe(Probe),
     /// Compare the policy with what listens on this host
     Audit(Audit),
+    /// Say which daemons run on this host, and how they are
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -268,6 +286,8 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::parser::ValueSource;
+
     use super::*;
 
     #[test]
@@ -286,6 +306,7 @@ mod tests {
         assert_eq!(shown("serve"), (true, true));
         assert_eq!(shown("check"), (true, false));
         assert_eq!(shown("show"), (true, false));
+        assert_eq!(shown("status"), (true, false));
         assert_eq!(shown("probe"), (false, false));
         assert_eq!(shown("completions"), (false, false));
     }
@@ -311,6 +332,19 @@ mod tests {
         {
             assert!(parse_origin(text).is_ok(), "{text}");
         }
+    }
+
+    #[test]
+    fn whether_a_main_file_was_named_is_known_wherever_it_stands() {
+        let named = |line: &str| {
+            let matches = Cli::command_line().get_matches_from(line.split(' '));
+            let source = matches.value_source("config");
+            let config = matches.get_one::<PathBuf>("config").unwrap().display().to_string();
+            (config, source == Some(ValueSource::CommandLine))
+        };
+        assert_eq!(named("masterpolicyd -c a status"), ("a".to_owned(), true));
+        assert_eq!(named("masterpolicyd status -c a"), ("a".to_owned(), true));
+        assert_eq!(named("masterpolicyd status"), (DEFAULT_CONFIG.to_owned(), false));
     }
 
     #[test]

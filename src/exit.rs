@@ -7,9 +7,10 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All is well: served until a signal, a sound configuration, a connection allowed.
     Success,
-    /// The answer is no: problems found, a connection refused, policy and host differ.
+    /// The answer is no: problems found, a connection refused, policy and host differ, a reload
+    /// failed.
     Negative,
-    /// Wrong usage, or the answer could not be found out or not be written.
+    /// Wrong usage, or the answer could not be found out or not be written. `status`: none runs.
     Unknown,
     /// `probe --nagios`: it works, with a warning.
     MonitoringWarning,

@@ -36,6 +36,7 @@ pub mod watch;
 use std::ffi::OsString;
 
 use clap::FromArgMatches;
+use clap::parser::ValueSource;
 
 use cli::{Cli, Command};
 use exit::Exit;
@@ -48,8 +49,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     }
     let arguments: Vec<_> = arguments.into_iter().collect();
     let matches = Cli::command_line().try_get_matches_from(&arguments);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return commands::usage::run(&error, &arguments),
     };
     match &cli.command {
@@ -60,6 +62,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Explain(asked) => commands::explain::run(&cli.config, asked),
         Command::Probe(asked) => commands::probe::run(asked),
         Command::Audit(asked) => commands::audit::run(&cli.config, *asked),
+        Command::Status { json } => {
+            let is_named = matches.value_source("config") == Some(ValueSource::CommandLine);
+            commands::status::run(is_named.then_some(&cli.config), *json)
+        }
         Command::Completions { shell } => commands::completions::run(*shell),
     }
 }

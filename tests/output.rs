@@ -14,7 +14,7 @@ use support::daemon::{MAIN_FILE, PROGRAM};
 use support::{Directory, skip};
 
 /// Every command that prints, with the exit code of one whose answer could not be written.
-const PRINTING: [(&[&str], i32); 16] = [
+const PRINTING: [(&[&str], i32); 18] = [
     (&["check"], 2),
     (&["check", "--json"], 2),
     (&["show", "policy"], 2),
@@ -26,6 +26,8 @@ const PRINTING: [(&[&str], i32); 16] = [
     (&["check", MAIN_FILE], 2),
     (&["audit"], 2),
     (&["audit", "--json"], 2),
+    (&["status"], 2),
+    (&["status", "--json"], 2),
     (&["probe", "--policy-port", "1", "127.0.0.1", "1"], 2),
     (&["probe", "--policy-port", "1", "127.0.0.1:1", "--json"], 2),
     (&["probe", "--policy-port", "1", "127.0.0.1", "1", "--nagios"], 3),

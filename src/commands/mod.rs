@@ -12,6 +12,7 @@ pub mod probe;
 mod rule_json;
 pub mod serve;
 pub mod show;
+pub mod status;
 mod table;
 mod terminal;
 pub mod usage;

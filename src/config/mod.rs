@@ -145,6 +145,15 @@ pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Pr
     Loader::new(path, trust).load(Intent::Serve)
 }
 
+/// What the main file at `path` sets, for one who only asks how its daemon is started. No drop-in is
+/// read, and a key with an error has its default.
+///
+/// # Errors
+/// It cannot be read, has a syntax error, or may have been written by others.
+pub fn settings(path: &Path, trust: &Trust<'_>) -> Result<Settings, Problems> {
+    Loader::new(path, trust).settings()
+}
+
 /// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it
 /// tells nothing of drop-ins, and nothing of who may write what.
 #[must_use]
@@ -264,6 +273,21 @@ impl<'a> Loader<'a> {
             trusted,
             account,
         })
+    }
+
+    fn settings(mut self) -> Result<Settings, Problems> {
+        let files = Files::beside(self.path);
+        let opened = files.open(self.path, Role::MainFile);
+        let anyone = Trusted { starting_uid: self.trust.starting_uid, service_uid: None };
+        let judgement = Guard::new(anyone, &files).judge(&opened);
+        if judgement.problems.iter().any(Problem::is_error) {
+            return Err(Problems(judgement.problems));
+        }
+        let file = self.expect_content(opened).map_err(|problem| Problems(vec![problem]))?;
+        match self.read_main_file(&file) {
+            Some(main) => Ok(main.settings),
+            None => Err(self.into_problems()),
+        }
     }
 
     /// Whether there is room for more; a problem if not.

@@ -649,8 +649,8 @@ impl Server {
         info!("stopped: {}", self.counters);
     }
 
-    /// One line about how it goes. What `masterpolicyd status` looks for in it are its beginning,
-    /// [`RELOAD_FAILED`], and its end, the version.
+    /// One line about how it goes. `masterpolicyd status` looks in it for [`RELOAD_FAILED`] at its
+    /// beginning, and for the address of the metrics.
     fn status(&self) -> String {
         let mut status = String::new();
         // Writing to a String cannot fail.

@@ -1,0 +1,418 @@
+//! `status`: which daemons run on this host, and how they are.
+//!
+//! It takes `/proc`, the service manager and the metrics together. Any user can run something that
+//! is called masterpolicyd, so it asks first whose a process is: one that nobody vouches for is
+//! told of, is asked nothing, and makes no difference to the exit code.
+
+mod report;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::FromArgMatches;
+use nix::unistd::{Uid, User};
+
+use super::output::Output;
+use super::tell;
+use super::terminal::Terminal;
+use crate::account;
+use crate::audit;
+use crate::cli::{Cli, Command, DEFAULT_CONFIG};
+use crate::config::{self, Settings, Trust};
+use crate::exit::Exit;
+use crate::inventory;
+use crate::printable::Escaped;
+use crate::running::metrics::{self, Metrics};
+use crate::running::processes::{self, Process};
+use crate::running::units::{self, NoAnswer, Unit};
+use crate::server::RELOAD_FAILED;
+
+/// Prints the answer: 0 all is well, 1 a last reload has failed, 2 none runs, or one that should
+/// run does not, or that could not be told. `config` is the main file where one was named.
+#[must_use]
+pub fn run(config: Option<&Path>, json: bool) -> Exit {
+    let processes = match processes::serving(configuration_of) {
+        Ok(processes) => processes,
+        Err(error) => {
+            tell(format_args!("cannot read /proc: {error}"));
+            return Exit::Unknown;
+        }
+    };
+    let names: BTreeSet<&str> = processes.iter().filter_map(|it| it.unit.as_deref()).collect();
+    let (units, no_units) = match units::show(names.into_iter()) {
+        Ok(units) => (units, None),
+        Err(reason) => (Vec::new(), Some(reason)),
+    };
+    let settings =
+        config::settings(config.unwrap_or(Path::new(DEFAULT_CONFIG)), &Trust::of_this_process());
+    if let (Some(_), Err(problems)) = (config, &settings) {
+        problems.errors().for_each(tell);
+    }
+    let service_user = settings.ok().and_then(|settings| uid_of(&settings));
+    let status = Status::new(processes, units, no_units, config, service_user);
+    let mut output = Output::to_stdout();
+    if json {
+        output.print_json(&report::to_json(&status));
+    } else {
+        output.print(report::in_words(&status, Terminal::of_stdout()));
+    }
+    output.finish(status.exit())
+}
+
+/// The main file of a command line of `serve`.
+fn configuration_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let matches = Cli::command_line().try_get_matches_from(arguments).ok()?;
+    let cli = Cli::from_arg_matches(&matches).ok()?;
+    matches!(cli.command, Command::Serve).then_some(cli.config)
+}
+
+fn uid_of(settings: &Settings) -> Option<u32> {
+    let user = User::from_name(settings.user.as_ref()?).ok()??;
+    Some(user.uid.as_raw())
+}
+
+/// Everything that is to be told.
+struct Status {
+    daemons: Vec<Daemon>,
+    /// Units that have no process, and are not simply stopped.
+    failed: Vec<Unit>,
+    /// Units that wait for their first client.
+    waiting: Vec<Unit>,
+    /// Why nothing is known of units.
+    no_units: Option<NoAnswer>,
+    /// Whether there may be processes that this user is not shown.
+    are_hidden: bool,
+}
+
+/// One daemon.
+struct Daemon {
+    pid: i32,
+    /// As `/proc` has it; `None` where only the service manager knows of it.
+    process: Option<Process>,
+    user: Option<String>,
+    unit: Option<Unit>,
+    state: State,
+    metrics: Result<(SocketAddr, Metrics), String>,
+}
+
+/// How a daemon is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// It serves, and no last reload is known to have failed.
+    Runs,
+    /// It serves, with what it had before its last reload.
+    ReloadFailed,
+    /// Its unit is on its way up or down; systemd's word for that.
+    InTransition(String),
+    /// Nobody vouches for it.
+    NotCounted,
+}
+
+impl State {
+    /// The word for it, in machine-readable output too.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Runs => "runs",
+            Self::ReloadFailed => "reload-failed",
+            Self::InTransition(word) => word,
+            Self::NotCounted => "not-counted",
+        }
+    }
+}
+
+impl Status {
+    fn new(
+        processes: Vec<Process>,
+        units: Vec<Unit>,
+        no_units: Option<NoAnswer>,
+        config: Option<&Path>,
+        service_user: Option<u32>,
+    ) -> Self {
+        let unit_of = |pid| units.iter().find(|unit| unit.main_pid == Some(pid)).cloned();
+        let mut daemons = Vec::new();
+        for process in processes {
+            let unit = unit_of(process.pid);
+            let is_vouched_for = unit.is_some() || is_known(&process, service_user);
+            let is_asked_for =
+                config.is_none_or(|config| is_vouched_for && serves(&process, config));
+            if is_asked_for {
+                daemons.push(Daemon::new(process, unit, is_vouched_for));
+            }
+        }
+        let mut status = Self {
+            daemons,
+            failed: Vec::new(),
+            waiting: Vec::new(),
+            no_units,
+            are_hidden: processes::are_hidden(),
+        };
+        // Which files a unit reads is not known without its process.
+        if config.is_none() {
+            status.add_units(units);
+        }
+        status
+    }
+
+    /// Adds the units whose processes have not been seen.
+    fn add_units(&mut self, units: Vec<Unit>) {
+        for unit in units.into_iter().filter(|unit| unit.name.starts_with("masterpolicyd")) {
+            let is_seen = |pid| self.daemons.iter().any(|daemon| daemon.pid == pid);
+            match (unit.active.as_str(), unit.main_pid) {
+                ("active", None) if unit.sub == "listening" => self.waiting.push(unit),
+                ("active" | "inactive", None) => {}
+                (_, Some(pid)) if is_seen(pid) => {}
+                (_, Some(pid)) => self.daemons.push(Daemon::of_unit(pid, unit)),
+                _ => self.failed.push(unit),
+            }
+        }
+    }
+
+    fn counted(&self) -> impl Iterator<Item = &Daemon> {
+        self.daemons.iter().filter(|daemon| daemon.state != State::NotCounted)
+    }
+
+    fn exit(&self) -> Exit {
+        let is_in_transition = |it: &Daemon| matches!(it.state, State::InTransition(_));
+        if self.counted().next().is_none()
+            || self.counted().any(is_in_transition)
+            || !self.failed.is_empty()
+        {
+            Exit::Unknown
+        } else if self.counted().any(|daemon| daemon.state == State::ReloadFailed) {
+            Exit::Negative
+        } else {
+            Exit::Success
+        }
+    }
+}
+
+/// Whether somebody whom to believe has started a process: root, who asks, or the user of the
+/// configuration. The first process of a container is whoever's the container is.
+fn is_known(process: &Process, service_user: Option<u32>) -> bool {
+    let users = [Some(0), Some(Uid::effective().as_raw()), service_user];
+    !process.is_contained && (process.pid == 1 || users.contains(&Some(process.uid)))
+}
+
+/// Whether a process has read this main file.
+fn serves(process: &Process, config: &Path) -> bool {
+    let Some(own) = &process.config else { return false };
+    own == config
+        || fs::canonicalize(own)
+            .ok()
+            .is_some_and(|own| fs::canonicalize(config).is_ok_and(|it| it == own))
+}
+
+impl Daemon {
+    fn new(process: Process, unit: Option<Unit>, is_vouched_for: bool) -> Self {
+        let metrics = if is_vouched_for {
+            metrics_of(&process, unit.as_ref())
+        } else {
+            Err("not asked".to_owned())
+        };
+        let state = if is_vouched_for {
+            state_of(unit.as_ref(), metrics.as_ref().ok().map(|(_, metrics)| metrics))
+        } else {
+            State::NotCounted
+        };
+        let user = account::name_of(process.uid);
+        Self { pid: process.pid, process: Some(process), user, unit, state, metrics }
+    }
+
+    /// One of which only the service manager knows.
+    fn of_unit(pid: i32, unit: Unit) -> Self {
+        let state = state_of(Some(&unit), None);
+        let metrics = Err("not asked, since the process is not to be seen".to_owned());
+        Self { pid, process: None, user: None, unit: Some(unit), state, metrics }
+    }
+
+    /// Whether the last reload failed, where that is known; true to the moment by the metrics, and
+    /// to what the daemon has said last by its unit.
+    fn last_reload_failed(&self) -> Option<bool> {
+        let metrics = self.metrics.as_ref().ok().map(|(_, metrics)| metrics);
+        last_reload_failed(self.unit.as_ref(), metrics)
+    }
+}
+
+fn last_reload_failed(unit: Option<&Unit>, metrics: Option<&Metrics>) -> Option<bool> {
+    let by_status = || unit?.status.as_ref().map(|status| status.starts_with(RELOAD_FAILED));
+    metrics.and_then(|metrics| metrics.last_reload_failed).or_else(by_status)
+}
+
+fn state_of(unit: Option<&Unit>, metrics: Option<&Metrics>) -> State {
+    match unit {
+        Some(unit) if !matches!(unit.active.as_str(), "active" | "reloading") => {
+            State::InTransition(unit.active.clone())
+        }
+        _ if last_reload_failed(unit, metrics) == Some(true) => State::ReloadFailed,
+        _ => State::Runs,
+    }
+}
+
+/// What the metrics of a daemon say and where, or why that is not known.
+fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Metrics), String> {
+    let address = match unit.and_then(|unit| metrics_address(unit.status.as_ref()?)) {
+        Some(address) => address,
+        None => configured_address(process)?,
+    };
+    let asked = audit::reachable(address);
+    let listeners = inventory::listeners().map_err(|error| error.to_string())?;
+    let mut holders = listeners.iter().filter(|it| it.may_cover(asked)).peekable();
+    if holders.peek().is_none() {
+        return Err(format!("nothing listens on {asked}"));
+    }
+    // Any user may listen on such a port where the daemon does not, and say what he likes.
+    let users = [0, Uid::effective().as_raw(), process.uid];
+    if let Some(other) = holders.find(|holder| !users.contains(&holder.uid)) {
+        let user = account::name_of(other.uid).unwrap_or_else(|| other.uid.to_string());
+        return Err(format!("{asked} is not asked, since user {} listens there", Escaped(&user)));
+    }
+    let metrics = metrics::scrape(asked).map_err(|error| format!("{asked}: {error}"))?;
+    Ok((asked, metrics))
+}
+
+/// Where the metrics are by what the daemon says of itself, which is how it was started.
+fn metrics_address(status: &str) -> Option<SocketAddr> {
+    // The last one: an error that stands before it may quote anything.
+    let (_, rest) = status.rsplit_once(", metrics on ")?;
+    rest.split(';').next()?.parse().ok()
+}
+
+/// Where they are by the configuration, which may have changed since.
+fn configured_address(process: &Process) -> Result<SocketAddr, String> {
+    if process.is_contained {
+        return Err("not asked, since it runs in a container".to_owned());
+    }
+    let Some(config) = &process.config else {
+        return Err("not asked, since it is not known which file it has read".to_owned());
+    };
+    match config::settings(config, &Trust::of_this_process()) {
+        Ok(settings) => {
+            settings.metrics_listen.ok_or_else(|| "metrics.listen is not set".to_owned())
+        }
+        Err(problems) => {
+            Err(problems.errors().next().map_or_else(String::new, ToString::to_string))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    const SERVICE_USER: u32 = 4_000_000_001;
+    const SOMEBODY: u32 = 4_000_000_002;
+
+    fn process(pid: i32, uid: u32) -> Process {
+        Process {
+            pid,
+            uid,
+            started: UNIX_EPOCH,
+            unit: None,
+            // There is no such file, so that nothing is asked.
+            config: Some("/nonexistent/masterpolicyd.toml".into()),
+            is_replaced: None,
+            is_contained: false,
+        }
+    }
+
+    fn unit(name: &str, active: &str, main_pid: Option<i32>) -> Unit {
+        let (name, active) = (name.to_owned(), active.to_owned());
+        Unit { name, active, main_pid, ..Unit::default() }
+    }
+
+    fn status(processes: Vec<Process>, units: Vec<Unit>) -> Status {
+        Status::new(processes, units, None, None, Some(SERVICE_USER))
+    }
+
+    fn states(status: &Status) -> Vec<&str> {
+        status.daemons.iter().map(|daemon| daemon.state.as_str()).collect()
+    }
+
+    #[test]
+    fn a_process_that_nobody_vouches_for_is_told_and_makes_no_difference() {
+        let impostor = || process(70, SOMEBODY);
+        let alone = status(vec![impostor()], Vec::new());
+        assert_eq!((states(&alone), alone.exit()), (vec!["not-counted"], Exit::Unknown));
+        let beside = status(vec![impostor(), process(71, SERVICE_USER)], Vec::new());
+        assert_eq!((states(&beside), beside.exit()), (vec!["not-counted", "runs"], Exit::Success));
+        let contained = Process { is_contained: true, ..process(72, 0) };
+        assert_eq!(states(&status(vec![contained.clone()], Vec::new())), ["not-counted"]);
+        for vouched_for in [process(72, 0), process(1, SOMEBODY)] {
+            assert_eq!(states(&status(vec![vouched_for], Vec::new())), ["runs"]);
+        }
+        let main = || vec![unit("flash.service", "active", Some(72))];
+        assert_eq!(states(&status(vec![contained], main())), ["runs"]);
+        // Its control group says so, but the unit's main process is another.
+        let child = Process { unit: Some("flash.service".into()), ..impostor() };
+        assert_eq!(states(&status(vec![child], main())), ["not-counted"]);
+    }
+
+    #[test]
+    fn a_reload_that_failed_and_a_unit_that_did_are_told_apart() {
+        let failed = Unit {
+            status: Some(format!("{RELOAD_FAILED}: a.toml:1:1: x; serving 1 rule on [::1]:843")),
+            ..unit("masterpolicyd@b.service", "active", Some(7))
+        };
+        let two = || vec![process(7, SERVICE_USER), process(8, SERVICE_USER)];
+        let reload = status(two(), vec![failed.clone()]);
+        assert_eq!(states(&reload), ["reload-failed", "runs"]);
+        assert_eq!(reload.exit(), Exit::Negative);
+        for active in ["failed", "activating"] {
+            let down =
+                status(two(), vec![failed.clone(), unit("masterpolicyd.service", active, None)]);
+            assert_eq!(down.exit(), Exit::Unknown, "{active}");
+        }
+        let starting = status(two(), vec![unit("masterpolicyd.service", "activating", Some(8))]);
+        assert_eq!(
+            (states(&starting), starting.exit()),
+            (vec!["runs", "activating"], Exit::Unknown)
+        );
+        let stopped = status(two(), vec![unit("masterpolicyd.service", "inactive", None)]);
+        assert_eq!(stopped.exit(), Exit::Success);
+        let others = status(two(), vec![unit("cron.service", "failed", None)]);
+        assert_eq!(others.exit(), Exit::Success);
+    }
+
+    #[test]
+    fn the_metrics_of_the_moment_count_more_than_what_was_said_last() {
+        let said = Unit {
+            status: Some(format!("{RELOAD_FAILED}: x")),
+            ..unit("masterpolicyd.service", "active", Some(7))
+        };
+        let told = |last_reload_failed| Metrics { last_reload_failed, ..Metrics::default() };
+        assert_eq!(state_of(Some(&said), Some(&told(Some(false)))), State::Runs);
+        assert_eq!(state_of(Some(&said), Some(&told(None))), State::ReloadFailed);
+        assert_eq!(state_of(None, Some(&told(Some(true)))), State::ReloadFailed);
+        assert_eq!(state_of(None, None), State::Runs);
+    }
+
+    #[test]
+    fn the_address_of_the_metrics_is_found_in_the_status() {
+        let found = |status| metrics_address(status).map(|address| address.to_string());
+        let status = "serving 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not";
+        assert_eq!(found(status).as_deref(), Some("[::1]:9843"));
+        let quoting =
+            format!("{RELOAD_FAILED}: a.toml:1:1: \", metrics on 192.0.2.1:80\"; {status}");
+        assert_eq!(found(&quoting).as_deref(), Some("[::1]:9843"));
+        assert_eq!(found("serving 1 rule on [::]:843; 0 served"), None);
+        assert_eq!(found("serving 1 rule on [::]:843, metrics on here"), None);
+    }
+
+    #[test]
+    fn a_command_line_is_read_as_the_program_reads_it() {
+        let of = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            configuration_of(&words).map(|path| path.display().to_string())
+        };
+        assert_eq!(of("/usr/sbin/masterpolicyd serve").as_deref(), Some(DEFAULT_CONFIG));
+        assert_eq!(of("masterpolicyd -vv serve --config=b.toml").as_deref(), Some("b.toml"));
+        for other in ["masterpolicyd", "", "masterpolicyd check", "masterpolicyd serve --frist"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! `status` from the outside: real daemons, and a systemctl of the test's own in `PATH`, because
+//! what tests run on has no systemd, or one that knows nothing of these daemons.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, setfsuid};
+use serde_json::{Value, json};
+
+use support::daemon::{MAIN_FILE, PROGRAM};
+use support::network::{address_of, listen};
+use support::{Daemon, Directory, SERVICE_USER, Setup, find_program, is_root, set_mode, skip};
+
+/// A daemon with metrics, and where those are.
+fn measured() -> (Daemon, SocketAddr) {
+    let [policy, metrics] = [(); 2].map(|()| listen((Ipv4Addr::LOCALHOST, 0).into()));
+    let (serving, scraped) = (address_of(&policy), address_of(&metrics));
+    let setup = Setup::inherited(vec![policy, metrics])
+        .listening_on(&[serving])
+        .tables(&format!("[metrics]\nlisten = \"{scraped}\""));
+    (setup.start(), scraped)
+}
+
+/// A directory with a systemctl that runs this script, for `PATH`; without one there is none.
+fn systemctl(script: Option<&str>) -> Directory {
+    let directory = Directory::new();
+    if let Some(script) = script {
+        let path = directory.write("systemctl", format!("#!/bin/sh\n{script}"));
+        set_mode(&path, 0o755);
+    }
+    directory
+}
+
+/// The script of a systemctl that knows one unit.
+fn one_unit(pid: impl std::fmt::Display, active: &str, status: &str) -> String {
+    format!(
+        "case \"$*\" in \"show --no-pager --property=\"*\" -- masterpolicyd*.service \"*) ;;\n\
+         *) exit 1 ;; esac\n\
+         cat <<'END'\nMainPID={pid}\nNRestarts=2\nStatusText={status}\nResult=exit-code\n\
+         Id=masterpolicyd.service\nActiveState={active}\nSubState=running\n\n\
+         Id=masterpolicyd.socket\nActiveState=inactive\nSubState=dead\nEND\n"
+    )
+}
+
+fn status(path: &Directory, arguments: &[OsString]) -> Output {
+    let own = std::env::var_os("PATH").unwrap_or_default();
+    // Without a systemctl of its own nor that of this machine.
+    let path = if path.path().join("systemctl").exists() {
+        let mut all = path.path().as_os_str().to_owned();
+        all.push(":");
+        all.push(own);
+        all
+    } else {
+        path.path().into()
+    };
+    Command::new(PROGRAM).args(arguments).env("PATH", path).output().unwrap()
+}
+
+fn of_file(file: &Path, more: &[&str]) -> Vec<OsString> {
+    let mut arguments = vec!["-c".into(), file.into(), "status".into()];
+    arguments.extend(more.iter().map(OsString::from));
+    arguments
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What is told of a daemon when all are told of, and the whole answer.
+fn told_of(daemon: &Daemon, path: &Directory) -> (Value, Value) {
+    let output = status(path, &["status".into(), "--json".into()]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let own = answer["daemons"].as_array().unwrap().iter();
+    let mut own = own.filter(|it| it["pid"] == daemon.pid.as_raw());
+    (own.next().unwrap_or_else(|| panic!("{} is not in {answer}", daemon.pid)).clone(), answer)
+}
+
+#[test]
+fn a_daemon_without_a_unit_is_told_by_its_process_and_its_metrics() {
+    let (mut daemon, metrics) = measured();
+    daemon.ask();
+    daemon.reload();
+    let none = systemctl(None);
+    let output = status(&none, &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(0)), "{told}");
+    let pid = daemon.pid;
+    let user = if is_root() { SERVICE_USER } else { "" };
+    for line in [
+        format!("{pid}\tstate\truns\n"),
+        format!("{pid}\tuser\t{user}"),
+        format!("{pid}\tconfiguration\t{}\n", daemon.main_file().display()),
+        format!("{pid}\tmetrics\t{metrics}\n"),
+        format!("{pid}\tversion\t{}\n", env!("CARGO_PKG_VERSION")),
+        format!("{pid}\treloads\t1 succeeded, 0 failed\n"),
+        format!("{pid}\trequests\tserved 1, malformed 0, "),
+        "-\tunits\tnot known: there is no systemctl\n".to_owned(),
+    ] {
+        assert!(told.contains(&line), "no {line} in\n{told}");
+    }
+    assert!(told.ends_with("\nruns: 1 daemon\n"), "{told}");
+
+    let output = status(&none, &of_file(&daemon.main_file(), &["--json"]));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [own] = &answer["daemons"].as_array().unwrap()[..] else { panic!("{answer}") };
+    assert_eq!((&own["pid"], &own["state"]), (&json!(pid.as_raw()), &json!("runs")));
+    assert_eq!(own["config"], daemon.main_file().to_str().unwrap());
+    assert_eq!((&own["unit"], &own["last-reload-failed"]), (&Value::Null, &json!(false)));
+    let measured = &own["metrics"];
+    assert_eq!(measured["address"], metrics.to_string());
+    assert_eq!((&measured["rules"], &measured["connections"]), (&json!(1), &json!(0)));
+    assert_eq!(measured["requests"]["served"], 1);
+    assert_eq!(answer["units-unknown"], "there is no systemctl");
+}
+
+#[test]
+fn a_reload_that_failed_is_told_by_the_metrics_whatever_the_files_say() {
+    let (mut daemon, _) = measured();
+    daemon.directory.write("policy.d/broken.toml", "nonsense\n");
+    daemon.reload();
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("{}\tstate\treload-failed\n", daemon.pid)), "{told}");
+    assert!(told.contains("\treloads\t0 succeeded, 1 failed, and the last one failed\n"), "{told}");
+    assert!(
+        told.ends_with("\nreload failed: correct what masterpolicyd check finds, and reload\n")
+    );
+}
+
+/// The metrics are found by what the daemon has said of itself, too, when its files cannot be read
+/// any more; and without metrics that has to do.
+#[test]
+fn a_reload_that_failed_is_told_by_the_status_of_the_unit() {
+    for has_metrics in [false, true] {
+        let mut daemon = if has_metrics { measured().0 } else { Setup::new().start() };
+        let line = daemon.break_main_file();
+        daemon.forget_states();
+        daemon.signal(Signal::SIGHUP);
+        let said = daemon.wait_for_status("reload failed");
+        let said = said.strip_prefix("STATUS=").unwrap();
+        let path = systemctl(Some(&one_unit(daemon.pid, "active", said)));
+
+        let output = status(&path, &of_file(&daemon.main_file(), &[]));
+        let (told, errors) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let place = format!("{}:{line}:", daemon.main_file().display());
+        assert!(errors.starts_with(&place), "the file that was named is broken: {errors}");
+        let pid = daemon.pid;
+        assert!(told.contains(&format!("{pid}\tstatus\treload failed, old policy kept: {place}")));
+        let unit =
+            "masterpolicyd.service active (running), started again 2 times, result exit-code";
+        assert!(told.contains(&format!("{pid}\tunit\t{unit}\n")), "{told}");
+        assert_eq!(told.contains("\trequests\tserved "), has_metrics, "{told}");
+
+        let (own, _) = told_of(&daemon, &path);
+        assert_eq!(
+            (&own["state"], &own["last-reload-failed"]),
+            (&json!("reload-failed"), &json!(true))
+        );
+        assert_eq!((&own["unit"]["status"], &own["unit"]["restarts"]), (&json!(said), &json!(2)));
+        assert_eq!(own["metrics"].is_object(), has_metrics, "{own}");
+    }
+}
+
+#[test]
+fn where_none_runs_there_is_nothing_to_tell_and_that_is_not_well() {
+    let directory = Directory::new();
+    let file = directory.write(MAIN_FILE, "policy-dirs = []\n");
+    let output = status(&systemctl(None), &of_file(&file, &[]));
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.ends_with("\nnone: no daemon runs\n"), "{told}");
+    let output = status(&systemctl(None), &of_file(&directory.path().join("no.toml"), &["--json"]));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["daemons"], output.status.code()), (&json!([]), Some(2)));
+    assert!(text(&output.stderr).contains("no.toml:1:1: "), "a file that is not there is told");
+}
+
+#[test]
+fn a_unit_that_has_failed_or_hangs_between_is_not_well() {
+    for active in ["failed", "activating"] {
+        let path = systemctl(Some(&one_unit(0, active, "")));
+        let output = status(&path, &["status".into()]);
+        let told = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        let line = format!("-\tunit\tmasterpolicyd.service {active} (running), ");
+        assert!(told.contains(&line), "{told}");
+        assert!(told.ends_with("\ndown: see journalctl -u masterpolicyd.service\n"), "{told}");
+    }
+    let daemon = Setup::new().start();
+    let path = systemctl(Some(&one_unit(daemon.pid, "activating", "waiting: \u{1b}[2J")));
+    let output = status(&path, &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains(&format!("{}\tstate\tactivating\n", daemon.pid)), "{told}");
+    assert!(told.contains("\tstatus\twaiting: \\u{1b}[2J\n"), "{told}");
+}
+
+#[test]
+fn a_service_manager_that_does_not_answer_is_not_waited_for() {
+    let (daemon, _) = measured();
+    let path = systemctl(Some("exec sleep 60"));
+    let began = Instant::now();
+    let output = status(&path, &of_file(&daemon.main_file(), &[]));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let told = text(&output.stdout);
+    assert!(told.contains("-\tunits\tnot known: systemd does not answer within 3 s\n"), "{told}");
+    assert_eq!(output.status.code(), Some(0), "the rest is known: {told}");
+}
+
+/// Any user can run the program, with any configuration.
+#[test]
+fn a_daemon_that_somebody_else_has_started_is_told_and_not_asked() {
+    let test = "a_daemon_that_somebody_else_has_started_is_told_and_not_asked";
+    let Some(setpriv) = find_program("setpriv").filter(|_| is_root()) else {
+        return skip(test, "it needs root and setpriv of util-linux");
+    };
+    let setup = Setup::new().user(None).unprivileged(&setpriv, &[]);
+    let daemon = setup.start();
+    let (own, _) = told_of(&daemon, &systemctl(None));
+    assert_eq!((&own["state"], &own["user"]), (&json!("not-counted"), &json!(SERVICE_USER)));
+    assert_eq!((&own["config"], &own["metrics-unknown"]), (&Value::Null, &json!("not asked")));
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+
+    // systemd has started it, so root has said that it should.
+    let path = systemctl(Some(&one_unit(daemon.pid, "active", "serving")));
+    let (own, _) = told_of(&daemon, &path);
+    assert_eq!((&own["state"], &own["program-replaced"]), (&json!("runs"), &json!(false)));
+    fs::remove_file(daemon.directory.path().join("masterpolicyd")).unwrap();
+    let (own, _) = told_of(&daemon, &path);
+    assert_eq!(own["program-replaced"], true, "{own}");
+}
+
+/// Where the daemon does not listen any user may, on a port that needs no privilege.
+#[test]
+fn metrics_of_somebody_else_are_not_asked_for() {
+    let test = "metrics_of_somebody_else_are_not_asked_for";
+    if !is_root() {
+        return skip(test, "it needs another user");
+    }
+    let own = setfsuid(Uid::from_raw(4_000_000_001));
+    let somebody = listen((Ipv4Addr::LOCALHOST, 0).into());
+    setfsuid(own);
+    let daemon = Setup::new().start();
+    let address = address_of(&somebody);
+    let file = fs::read_to_string(daemon.main_file()).unwrap();
+    daemon.directory.write(MAIN_FILE, format!("{file}[metrics]\nlisten = \"{address}\"\n"));
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    let line = format!("\tmetrics\t{address} is not asked, since user 4000000001 listens there\n");
+    assert!(told.contains(&line), "{told}");
+    drop(somebody);
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    assert!(told.contains(&format!("\tmetrics\tnothing listens on {address}\n")), "{told}");
+}
+
+#[test]
+fn any_user_may_ask() {
+    let Some(setpriv) = find_program("setpriv").filter(|_| is_root()) else {
+        return skip("any_user_may_ask", "it needs root and setpriv of util-linux");
+    };
+    let (daemon, metrics) = measured();
+    let program = daemon.directory.path().join("masterpolicyd");
+    let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+    assert!(copied.is_ok_and(|status| status.success()), "copying the program");
+    set_mode(&program, 0o755);
+    let output = Command::new(setpriv)
+        .args(["--reuid=4000000001", "--regid=4000000001", "--clear-groups"])
+        .arg(program)
+        .args(of_file(&daemon.main_file(), &["--json"]))
+        .output()
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let own = &answer["daemons"][0];
+    assert_eq!((&own["state"], output.status.code()), (&json!("runs"), Some(0)), "{answer}");
+    assert_eq!(own["metrics"]["address"], metrics.to_string());
+    assert_eq!(own["program-replaced"], Value::Null, "only root may see that");
+}
+
+/// With `hidepid`, what runs is known of the service manager alone.
+#[test]
+fn a_process_that_is_hidden_is_told_by_its_unit() {
+    let test = "a_process_that_is_hidden_is_told_by_its_unit";
+    let (Some(unshare), Some(setpriv)) = (find_program("unshare"), find_program("setpriv")) else {
+        return skip(test, "unshare and setpriv of util-linux are not installed");
+    };
+    let hidden = |path: &Directory| {
+        let script = "mount -t proc -o hidepid=2 proc /proc || exit 99
+            \"$0\" --reuid=65534 --regid=65534 --clear-groups \"$@\"; exit $?";
+        let all = format!("{}:/usr/bin:/bin", path.path().display());
+        let program = path.path().join("masterpolicyd");
+        let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "copying the program");
+        set_mode(&program, 0o755);
+        Command::new(&unshare)
+            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+            .arg(&setpriv)
+            .arg(&program)
+            .args(["status", "--json"])
+            .env("PATH", all)
+            .output()
+            .unwrap()
+    };
+    let output = hidden(&systemctl(Some(&one_unit(1, "active", "serving"))));
+    let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout) else {
+        return skip(test, text(&output.stderr).trim_end());
+    };
+    let own = &answer["daemons"][0];
+    assert_eq!((&own["pid"], &own["state"]), (&json!(1), &json!("runs")), "{answer}");
+    assert_eq!((&own["uid"], &answer["processes-hidden"]), (&Value::Null, &json!(true)));
+    assert_eq!(output.status.code(), Some(0));
+    let output = hidden(&systemctl(Some("exit 1")));
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::{Directory, skip};
+use support::{Directory, find_program, skip};
 
 /// Every command that prints, with the exit code of one whose answer could not be written.
 const PRINTING: [(&[&str], i32); 18] = [
@@ -157,5 +157,50 @@ fn a_verbose_version_says_what_it_was_built_from() {
         let names: Vec<_> = rest.lines().filter_map(|line| line.split(": ").next()).collect();
         assert_eq!(names, ["commit", "compiler", "target", "features"], "{long}");
         assert!(long.contains("compiler: rustc 1."), "{long}");
+    }
+}
+
+/// What a shell completes with the script for it: `shell` gets the script, the words and the last
+/// one of them as arguments.
+fn completed(shell: &[&str], script: &Path, line: &str) -> Vec<String> {
+    let last = line.rsplit(' ').next().unwrap();
+    let output =
+        Command::new(shell[0]).args(&shell[1..]).arg(script).args([line, last]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn shells_complete_commands_options_and_words() {
+    let test = "shells_complete_commands_options_and_words";
+    let bash = [
+        "bash",
+        "-c",
+        "source \"$0\" && COMP_WORDS=($1) && [ -n \"$2\" ] || COMP_WORDS+=('')
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) && _masterpolicyd masterpolicyd \"$2\" &&
+        printf '%s\\n' \"${COMPREPLY[@]}\"",
+    ];
+    let fish = ["fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]"];
+    let directory = Directory::new();
+    for shell in [&bash[..], &fish[..]] {
+        if find_program(shell[0]).is_none() {
+            skip(test, format_args!("{} is not installed", shell[0]));
+            continue;
+        }
+        let script = Command::new(PROGRAM).args(["completions", shell[0]]).output().unwrap().stdout;
+        let script = directory.write(shell[0], script);
+        for (line, expected) in [
+            ("masterpolicyd completions ", &["bash", "elvish", "fish", "powershell", "zsh"][..]),
+            ("masterpolicyd completions f", &["fish"]),
+            ("masterpolicyd exp", &["explain"]),
+            ("masterpolicyd show r", &["rules"]),
+            ("masterpolicyd probe --nag", &["--nagios"]),
+        ] {
+            let words = completed(shell, &script, line);
+            let missing: Vec<_> =
+                expected.iter().filter(|word| !words.iter().any(|it| it == *word)).collect();
+            assert!(missing.is_empty(), "{} {line:?}: {words:?}", shell[0]);
+        }
     }
 }

@@ -1163,6 +1163,28 @@ fn a_connection_to_itself_is_no_server() {
     });
 }
 
+/// The word of the verdict, and that of the finding that nobody listens.
+#[test]
+fn no_form_says_refused_twice() {
+    for words in [
+        &["127.0.0.1", "1"][..],
+        &["127.0.0.1", "1", "--summary"],
+        &["127.0.0.1", "1", "--nagios"],
+        &["127.0.0.1:1", "127.0.0.1:2"],
+        &["127.0.0.1:1", "127.0.0.1:2", "--summary"],
+        &["127.0.0.1:1", "127.0.0.1:2", "--nagios"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_masterpolicyd"))
+            .args(["probe", "--policy-port", "1"])
+            .args(words)
+            .output()
+            .unwrap();
+        let text = stdout(&output);
+        assert!(text.contains("refused"), "{words:?}: {text}");
+        assert!(!text.contains("refused: refused"), "{words:?}: {text}");
+    }
+}
+
 /// In the middle of a fleet, with servers that stay silent.
 #[test]
 fn an_interrupt_prints_what_is_known() {

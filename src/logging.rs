@@ -269,15 +269,19 @@ fn wait_for(stderr: &impl AsFd, timeout: PollTimeout) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_full_standard_error_costs_lines_and_no_time() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let line = [b'x'; 100];
         let before = lines_dropped();
+        let began = Instant::now();
         for _ in 0..100_000 {
             write_or_drop(&mut ours, &line);
         }
+        // Waiting a millisecond for each would take ten times as long.
+        assert!(began.elapsed() < Duration::from_secs(10));
         assert!(lines_dropped() > before);
         drop(theirs);
         let before = lines_dropped();

@@ -18,7 +18,7 @@ use socket2::Socket;
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::network::{in_own_network, listen};
 use support::{
-    Daemon, Directory, SERVICE_USER, Setup, find_program, script_of_terminals, set_mode, skip,
+    Daemon, SERVICE_USER, Scratch, Setup, find_program, script_of_terminals, set_mode, skip,
     unshare_of_mounts,
 };
 
@@ -37,7 +37,7 @@ struct Answered {
     stderr: String,
 }
 
-fn audit(directory: &Directory, arguments: &[&str]) -> Answered {
+fn audit(directory: &Scratch, arguments: &[&str]) -> Answered {
     let output = Command::new(PROGRAM)
         .arg("-c")
         .arg(directory.path().join(MAIN_FILE))
@@ -54,7 +54,7 @@ fn audit(directory: &Directory, arguments: &[&str]) -> Answered {
 
 /// The JSON answer; its exit code and its own count must tell the same.
 #[track_caller]
-fn audit_json(directory: &Directory) -> Value {
+fn audit_json(directory: &Scratch) -> Value {
     let answered = audit(directory, &["--json"]);
     assert_eq!(answered.stderr, "");
     let value: Value = serde_json::from_str(&answered.stdout).unwrap();
@@ -83,9 +83,9 @@ fn granted(answer: &Value) -> Vec<(&str, &str)> {
 }
 
 /// A configuration without a daemon.
-fn configure(main: &str) -> Directory {
-    let directory = Directory::new();
-    directory.write(MAIN_FILE, format!("policy-dirs = []\n{main}"));
+fn configure(main: &str) -> Scratch {
+    let directory = Scratch::new();
+    directory.file(MAIN_FILE, format!("policy-dirs = []\n{main}"));
     directory
 }
 
@@ -131,7 +131,7 @@ fn policy_and_host_agree_line_by_line() {
 }
 
 /// Where the first rule of a main file stands.
-fn place_of_rule(directory: &Directory) -> String {
+fn place_of_rule(directory: &Scratch) -> String {
     let path = directory.path().join(MAIN_FILE);
     let text = fs::read_to_string(&path).unwrap();
     let line = text.lines().position(|line| line == "[[allow-access-from]]").unwrap() + 1;
@@ -216,7 +216,7 @@ fn a_policy_that_was_not_reloaded_differs() {
         let _service = listen_on("0.0.0.0:5000");
         let main = daemon.directory.path().join(MAIN_FILE);
         let text = fs::read_to_string(main).unwrap();
-        daemon.directory.write(MAIN_FILE, text.replace("\"*\"", "\"*.example.com\""));
+        daemon.directory.file(MAIN_FILE, text.replace("\"*\"", "\"*.example.com\""));
         let answer = audit_json(&daemon.directory);
         assert_eq!(policy_port(&answer, POLICY_PORT)["state"], "other-policy");
         assert_eq!(answer["differences"], 1);

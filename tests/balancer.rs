@@ -18,7 +18,7 @@ use support::daemon::{
 };
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{in_own_network, listen};
-use support::{Daemon, Directory, Setup, figure};
+use support::{Daemon, Scratch, Setup, figure};
 
 const FROM_HERE: &str = "[proxy-protocol]\nfrom = [\"127.0.0.1\", \"::1\"]";
 
@@ -384,7 +384,7 @@ macro_rules! none_is_lost_behind_haproxy {
         fn $test() {
             let test = stringify!($test);
             none_is_lost(test, |server| {
-                Balancer::haproxy(test, Directory::new(), &haproxy(server, $options), BALANCED)
+                Balancer::haproxy(test, Scratch::new(), &haproxy(server, $options), BALANCED)
             });
         })+
     };

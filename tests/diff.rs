@@ -28,7 +28,7 @@ fn diff(daemon: &Daemon, more: &[&str]) -> (String, String, Option<i32>) {
 
 fn edit(daemon: &Daemon, edit: impl FnOnce(String) -> String) {
     let text = fs::read_to_string(daemon.directory.path().join(MAIN_FILE)).unwrap();
-    daemon.directory.write(MAIN_FILE, edit(text));
+    daemon.directory.file(MAIN_FILE, edit(text));
 }
 
 #[test]

@@ -13,11 +13,11 @@ use masterpolicyd::policy::{Lack, Reason};
 use serde_json::{Value, json};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::{Directory, script_of_terminals, set_mode};
+use support::{Scratch, script_of_terminals, set_mode};
 
 /// A configuration with two policy directories, `first` and `second`.
 struct Host {
-    directory: Directory,
+    directory: Scratch,
     main: String,
 }
 
@@ -31,7 +31,7 @@ struct Answer {
 
 impl Host {
     fn new(main: &str) -> Self {
-        let directory = Directory::new();
+        let directory = Scratch::new();
         for name in ["first", "second"] {
             let path = directory.path().join(name);
             fs::create_dir(&path).unwrap();
@@ -39,7 +39,7 @@ impl Host {
         }
         let path = directory.path().display();
         let main = format!("policy-dirs = [\"{path}/first\", \"{path}/second\"]\n{main}");
-        directory.write(MAIN_FILE, &main);
+        directory.file(MAIN_FILE, &main);
         Self { directory, main }
     }
 
@@ -94,7 +94,7 @@ impl Host {
             }
         }
         self.main = format!("{}\n{rule}", self.main);
-        self.directory.write(MAIN_FILE, &self.main);
+        self.directory.file(MAIN_FILE, &self.main);
     }
 }
 
@@ -186,7 +186,7 @@ fn meta_policy_none_refuses_and_tells_what_else_is_missing() {
 #[test]
 fn the_json_has_the_rule_as_it_stands_in_its_file() {
     let host = Host::new("");
-    let path = host.directory.write(
+    let path = host.directory.file(
         "second/game.xml",
         "<cross-domain-policy>\n<allow-access-from domain='*' to-ports='1-3,9' secure='true'/>\n\
          </cross-domain-policy>",
@@ -217,9 +217,9 @@ fn a_masked_drop_in_that_would_have_granted_it_is_named_with_what_masks_it() {
     let rule = "\n[[allow-access-from]]\ndomain = \"game.test\"\nto-ports = 5000\n";
     let xml = "<cross-domain-policy><allow-access-from domain='game.test' to-ports='5001'/>\
                </cross-domain-policy>";
-    let masked = host.directory.write("second/game.toml", rule);
-    let masking = host.directory.write("first/game.toml", "");
-    host.directory.write("second/other.xml", xml);
+    let masked = host.directory.file("second/game.toml", rule);
+    let masking = host.directory.file("first/game.toml", "");
+    host.directory.file("second/other.xml", xml);
     symlink("/dev/null", host.file("first/other.xml")).unwrap();
 
     let answer = host.explain_json("--origin game.test --port 5000");
@@ -247,8 +247,8 @@ fn a_masked_drop_in_that_would_have_granted_it_is_named_with_what_masks_it() {
 #[test]
 fn a_masked_file_that_is_broken_is_passed_over() {
     let host = Host::new(RULES);
-    host.directory.write("second/game.toml", "[[");
-    host.directory.write("first/game.toml", "");
+    host.directory.file("second/game.toml", "[[");
+    host.directory.file("first/game.toml", "");
     assert_answer(&host, &("--origin nobody.test --port 9", "no-rule", None, &[]));
 }
 
@@ -402,11 +402,11 @@ fn following_the_remedy_makes_the_connection_allowed() {
 #[test]
 fn following_the_remedy_unmasks_a_drop_in() {
     let mut host = Host::new("");
-    host.directory.write(
+    host.directory.file(
         "second/game.toml",
         "[[allow-access-from]]\ndomain = \"game.test\"\nto-ports = 5000\n",
     );
-    host.directory.write("first/game.toml", "");
+    host.directory.file("first/game.toml", "");
     let refused = host.explain("--origin game.test --port 5000");
     let (_, remedy) = refused.stdout.split_once("to allow it:\n").unwrap();
     host.follow(remedy);
@@ -533,7 +533,7 @@ fn each_player_is_answered_for_as_it_decides() {
         assert_eq!(found, expected.map(|lack| lack.map(str::to_owned)), "port {port}");
     }
     let main = format!("expand-port-ranges = true\n{}", host.main);
-    host.directory.write(MAIN_FILE, main);
+    host.directory.file(MAIN_FILE, main);
     assert_eq!(lacks("lightspark", 6009), None, "a list is read whole");
     assert_eq!(lacks("unity", 6009), None, "a list is read whole");
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use support::daemon::{RULES, Stderr, ask, dial, document, read_to_end};
+use support::flood::answers_a_client_that_needs_20_ms;
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::in_a_roomy_network;
 use support::process::{cpu_share, limit_descriptors, open_descriptors, preloaded, strace};
@@ -283,7 +284,6 @@ fn with_64_descriptors_and_1000_idle_clients_new_ones_are_served() {
 /// Found by tests/soak.rs: who came last took the place of a client that had just begun.
 #[test]
 fn a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_without_descriptors() {
-    const ROUNDS: usize = 5;
     let test = "a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_without_descriptors";
     raise_descriptor_limit();
     in_a_roomy_network(test, || {
@@ -295,29 +295,7 @@ fn a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_withou
             return skip(test, "prlimit of util-linux cannot limit the daemon here");
         }
         let others = Sources::spread([127, 0, 3, 1].into(), 100);
-        let mut held = Vec::new();
-        let mut in_time = 0;
-        for _ in 0..ROUNDS {
-            let began = Instant::now();
-            let mut client = dial(daemon.address());
-            client.write_all(&REQUEST[..10]).expect("half a request");
-            held.extend((0..100).map(|number| {
-                let socket = load::connect(daemon.address(), others.address(number))
-                    .expect("one of the others");
-                let mut stream = std::net::TcpStream::from(socket);
-                stream.write_all(b"<").expect("a byte");
-                stream
-            }));
-            thread::sleep(Duration::from_millis(20));
-            let sent = client.write_all(&REQUEST[10..]);
-            // On a busy machine this can take longer than any client is given.
-            if began.elapsed() < Duration::from_millis(200) {
-                sent.expect("the other half");
-                assert_eq!(read_to_end(&mut client), document(RULES));
-                in_time += 1;
-            }
-        }
-        assert!(in_time > 0, "no round of {ROUNDS} took less than 200 ms");
+        let _held = answers_a_client_that_needs_20_ms(&daemon, 5, others);
         daemon.log.wait_for("cannot accept");
         exchanges(&daemon, 1000).assert_all_answered();
         let share = cpu_share(daemon.pid);

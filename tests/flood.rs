@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use support::daemon::{RULES, Rule, dial, document, finish, read_to_end};
+use support::daemon::{RULES, Rule, dial, document, finish};
+use support::flood::{answers_a_client_that_needs_20_ms, hold};
 use support::load::{self, Load, REQUEST, Report, Shape, Sources};
 use support::network::{in_a_roomy_network, in_own_network, listen};
 use support::{Daemon, SOON, Setup, figure, raise_descriptor_limit, scaled};
@@ -46,24 +47,6 @@ fn connections_allowed(test: &str, wanted: usize) -> usize {
 
 /// 200 addresses that no honest client of this file uses.
 const ATTACKERS: Sources = Sources::spread(Ipv4Addr::new(127, 0, 9, 1), 200);
-
-/// Opens connections that say `bytes` and then nothing, and holds them.
-fn hold(target: SocketAddr, count: usize, sources: Sources, bytes: &[u8]) -> Vec<TcpStream> {
-    (0..count)
-        .map(|number| {
-            let mut stream = TcpStream::from(
-                load::connect(target, sources.address(number)).expect("a descriptor and a port"),
-            );
-            // On loopback the handshake is over when connect returns, unless the queue is full.
-            match stream.write_all(bytes) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("connection {number} of the flood: {error}"),
-            }
-            stream
-        })
-        .collect()
-}
 
 fn honest(daemon: &Daemon, shape: Shape, requests: usize) -> Report {
     load::run(&Load {
@@ -248,30 +231,13 @@ fn one_address_opening_as_fast_as_it_can_keeps_nobody_from_being_served() {
 
 #[test]
 fn a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_for_64_places() {
-    const ROUNDS: usize = 20;
     let test =
         "a_client_that_needs_20_ms_is_answered_though_100_others_came_meanwhile_for_64_places";
     let _alone = alone();
     in_a_roomy_network(test, || {
         let daemon =
             Setup::new().tables("[limits]\nconnections = 64\nrequest-timeout = \"60s\"").start();
-        let mut held = Vec::new();
-        let mut in_time = 0;
-        for _ in 0..ROUNDS {
-            let began = Instant::now();
-            let mut client = dial(daemon.address());
-            client.write_all(&REQUEST[..10]).expect("half a request");
-            held.push(hold(daemon.address(), 100, ATTACKERS, &REQUEST[..10]));
-            thread::sleep(Duration::from_millis(20));
-            let sent = client.write_all(&REQUEST[10..]);
-            // On a busy machine this can take longer than any client is given.
-            if began.elapsed() < Duration::from_millis(200) {
-                sent.expect("the other half");
-                assert_eq!(read_to_end(&mut client), document(RULES));
-                in_time += 1;
-            }
-        }
-        assert!(in_time > 0, "no round of {ROUNDS} took less than 200 ms");
+        let _held = answers_a_client_that_needs_20_ms(&daemon, 20, ATTACKERS);
     });
 }
 

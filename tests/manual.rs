@@ -19,7 +19,7 @@ use masterpolicyd::server::exchange::Outcome;
 use masterpolicyd::server::metrics::METRICS;
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::{Directory, Setup, find_program, is_root, skip};
+use support::{Scratch, Setup, find_program, is_root, skip};
 
 const DAEMON: &str = "masterpolicyd.8";
 const CONFIGURATION: &str = "masterpolicyd.toml.5";
@@ -379,7 +379,7 @@ fn every_key_has_type_and_example() {
 
 /// The example with its comments as they are, but for those keys and headers in them that `wanted`
 /// names.
-fn shipped(directory: &Directory, wanted: impl Fn(&str) -> bool) -> String {
+fn shipped(directory: &Scratch, wanted: impl Fn(&str) -> bool) -> String {
     let path = root().join("packaging/masterpolicyd.toml");
     let mut text = String::new();
     for line in fs::read_to_string(path).unwrap().lines() {
@@ -406,7 +406,7 @@ fn the_shipped_configuration_shows_every_key_and_its_default() {
     let effective = |with_defaults| {
         let directory = host(&BTreeMap::new());
         let text = shipped(&directory, |_| with_defaults);
-        directory.write(MAIN_FILE, &text);
+        directory.file(MAIN_FILE, &text);
         let output = run(&directory, "masterpolicyd show config", 0);
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
         // The directory is another one for each run.
@@ -433,7 +433,7 @@ fn any_one_key_of_the_shipped_configuration_can_be_uncommented() {
     let directory = host(&BTreeMap::new());
     for line in shipped(&directory, |_| true).lines() {
         let text = shipped(&directory, |key| key == line);
-        directory.write(MAIN_FILE, &text);
+        directory.file(MAIN_FILE, &text);
         let output = run(&directory, "masterpolicyd show config", 0);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         if line.starts_with('[') {
@@ -488,21 +488,21 @@ fn unescaped(line: &str) -> String {
 }
 
 /// Where the examples of a page happen: a configuration whose drop-ins are those of the page.
-fn host(drop_ins: &BTreeMap<String, String>) -> Directory {
-    let directory = Directory::new();
+fn host(drop_ins: &BTreeMap<String, String>) -> Scratch {
+    let directory = Scratch::new();
     let policies = directory.path().join("policy.d");
     fs::create_dir(&policies).unwrap();
     support::set_mode(&policies, 0o755);
     for (name, text) in drop_ins {
-        directory.write(&format!("policy.d/{name}"), text);
+        directory.file(&format!("policy.d/{name}"), text);
     }
-    directory.write(MAIN_FILE, complete("", &directory));
+    directory.file(MAIN_FILE, complete("", &directory));
     directory
 }
 
 /// An example of the main file, with the keys that it needs to be loaded here: a user when this
 /// is root, and no directory of this machine. The account of the packages may not exist here.
-fn complete(text: &str, directory: &Directory) -> String {
+fn complete(text: &str, directory: &Scratch) -> String {
     let text = text
         .replace("user = \"_masterpolicyd\"", &format!("user = \"{}\"", support::SERVICE_USER))
         .replace("group = \"_masterpolicyd\"", "group = \"daemon\"");
@@ -522,7 +522,7 @@ fn complete(text: &str, directory: &Directory) -> String {
 
 /// Runs a script in which `masterpolicyd` is the program under test with the configuration in
 /// `directory`, and `nc` finds port 843 at `port`.
-fn run(directory: &Directory, script: &str, port: u16) -> Output {
+fn run(directory: &Scratch, script: &str, port: u16) -> Output {
     let functions = "masterpolicyd() { \"$PROGRAM\" -c \"$CONFIGURATION\" \"$@\"; }
         nc() { command nc \"$1\" \"$PORT\"; }\n";
     Command::new("/bin/sh")
@@ -573,7 +573,7 @@ fn every_example_works() {
         match how {
             "check" => {
                 let directory = host(&BTreeMap::new());
-                directory.write(MAIN_FILE, complete(&example.text, &directory));
+                directory.file(MAIN_FILE, complete(&example.text, &directory));
                 assert_code(&example, &run(&directory, "masterpolicyd check", 0), 0);
             }
             "drop-in" => {

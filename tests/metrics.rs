@@ -24,7 +24,7 @@ use socket2::SockRef;
 use support::daemon::{RULES, Rule, Stderr, ask, dial, document, document_of, read_to_end};
 use support::load::{self, REQUEST};
 use support::network::{address_of, in_own_network, listen};
-use support::{Daemon, Directory, SERVICE_USER, SOON, Setup, find_program, is_root, skip};
+use support::{Daemon, SERVICE_USER, SOON, Scratch, Setup, find_program, is_root, skip};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
 
@@ -904,7 +904,7 @@ fn the_dashboard_shows_every_metric_and_no_other() {
 /// A Prometheus; killed when dropped.
 struct Prometheus {
     child: Child,
-    _directory: Directory,
+    _directory: Scratch,
 }
 
 impl Drop for Prometheus {
@@ -918,8 +918,8 @@ impl Prometheus {
     /// Scrapes `target` as the comment in the rules says it should be scraped, only oftener, and
     /// judges by the rules.
     fn start(program: &Path, address: SocketAddr, target: SocketAddr) -> Self {
-        let directory = Directory::new();
-        let configuration = directory.write(
+        let directory = Scratch::new();
+        let configuration = directory.file(
             "prometheus.yml",
             format!(
                 "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::{Directory, find_program, skip};
+use support::{Scratch, find_program, skip};
 
 /// Every command that prints, with the exit code of one whose answer could not be written.
 const PRINTING: [(&[&str], i32); 18] = [
@@ -35,16 +35,16 @@ const PRINTING: [(&[&str], i32); 18] = [
     (&["show", "--help"], 2),
 ];
 
-fn host() -> Directory {
-    let directory = Directory::new();
+fn host() -> Scratch {
+    let directory = Scratch::new();
     let user = if support::is_root() { "user = \"nobody\"\n" } else { "" };
     let rule = "[[allow-access-from]]\ndomain = \"*\"\nto-ports = 5000\n";
-    directory.write(MAIN_FILE, format!("{user}policy-dirs = [\"policy.d\"]\n{rule}"));
+    directory.file(MAIN_FILE, format!("{user}policy-dirs = [\"policy.d\"]\n{rule}"));
     fs::create_dir(directory.path().join("policy.d")).unwrap();
     directory
 }
 
-fn command(directory: &Directory, arguments: &[&str]) -> Command {
+fn command(directory: &Scratch, arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(["-c", MAIN_FILE]).args(arguments).current_dir(directory.path());
     command
@@ -98,8 +98,8 @@ fn assert_harmless(output: &Output) {
 fn no_name_of_a_file_reaches_a_terminal_or_json_as_it_is() {
     let directory = host();
     let rule = "[[allow-access-from]]\ndomain = \"b.test\"\nto-ports = 5000\n";
-    directory.write(&format!("policy.d/{HOSTILE}.toml"), rule);
-    directory.write(&format!("policy.d/{HOSTILE}.skipped"), rule);
+    directory.file(&format!("policy.d/{HOSTILE}.toml"), rule);
+    directory.file(&format!("policy.d/{HOSTILE}.skipped"), rule);
     for (arguments, _) in PRINTING {
         assert_harmless(&command(&directory, arguments).output().unwrap());
     }
@@ -108,7 +108,7 @@ fn no_name_of_a_file_reaches_a_terminal_or_json_as_it_is() {
     let paths: Vec<_> = rules.as_array().unwrap().iter().map(|rule| &rule["path"]).collect();
     assert_eq!(*paths[1], format!("policy.d/{HOSTILE}.toml"), "it means the same");
     // And where the file cannot be read, or there is none.
-    directory.write(&format!("policy.d/{HOSTILE}.toml"), "x");
+    directory.file(&format!("policy.d/{HOSTILE}.toml"), "x");
     for arguments in [
         &["check"][..],
         &["show", "config"],
@@ -182,14 +182,14 @@ fn shells_complete_commands_options_and_words() {
         printf '%s\\n' \"${COMPREPLY[@]}\"",
     ];
     let fish = ["fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]"];
-    let directory = Directory::new();
+    let directory = Scratch::new();
     for shell in [&bash[..], &fish[..]] {
         if find_program(shell[0]).is_none() {
             skip(test, format_args!("{} is not installed", shell[0]));
             continue;
         }
         let script = Command::new(PROGRAM).args(["completions", shell[0]]).output().unwrap().stdout;
-        let script = directory.write(shell[0], script);
+        let script = directory.file(shell[0], script);
         for (line, expected) in [
             ("masterpolicyd completions ", &["bash", "elvish", "fish", "powershell", "zsh"][..]),
             ("masterpolicyd completions f", &["fish"]),

@@ -19,8 +19,7 @@ use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{address_of, in_a_roomy_network, listen};
 use support::slow_files::SlowFiles;
 use support::{
-    Daemon, Directory, SERVICE_USER, SOON, Setup, figure, is_root, set_mode, skip,
-    unshare_of_mounts,
+    Daemon, SERVICE_USER, SOON, Scratch, Setup, figure, is_root, set_mode, skip, unshare_of_mounts,
 };
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
@@ -38,7 +37,7 @@ fn a_reload_serves_the_new_policy() {
 #[test]
 fn a_reload_takes_in_a_new_drop_in() {
     let mut daemon = Setup::new().start();
-    daemon.directory.write(
+    daemon.directory.file(
         "policy.d/game.xml",
         "<cross-domain-policy>\
          <allow-access-from domain=\"www.example.org\" to-ports=\"9339\"/>\
@@ -302,10 +301,10 @@ fn a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload() {
     let test = "a_user_database_that_the_service_user_cannot_read_is_no_fault_of_a_reload";
     let Some(unshare) = unshare_of_mounts(test) else { return };
     let setup = Setup::new();
-    let database = setup.directory.write("passwd", fs::read("/etc/passwd").expect("accounts"));
+    let database = setup.directory.file("passwd", fs::read("/etc/passwd").expect("accounts"));
     set_mode(&database, 0o600);
     // Without a service that makes accounts up.
-    let order = setup.directory.write("nsswitch.conf", "passwd: files\ngroup: files\n");
+    let order = setup.directory.file("nsswitch.conf", "passwd: files\ngroup: files\n");
     let hide = format!(
         "mount --bind {} /etc/passwd && mount --bind {} /etc/nsswitch.conf && exec \"$@\"",
         database.display(),
@@ -331,13 +330,13 @@ fn a_reload_in_the_sandbox_follows_links_of_every_kind() {
             "<cross-domain-policy><allow-access-from domain=\"{domain}\" to-ports=\"1\"/></cross-domain-policy>"
         )
     };
-    setup.directory.write("elsewhere/game.xml", rule("one.test"));
+    setup.directory.file("elsewhere/game.xml", rule("one.test"));
     symlink("../elsewhere/deep", directory.join("links/deep")).expect("a link");
     let target = directory.join("links/deep/../game.xml");
     symlink(target, directory.join("policy.d/game.xml")).expect("a link");
     symlink("/dev/null", directory.join("policy.d/masked.xml")).expect("a link");
     let mut daemon = setup.start();
-    daemon.directory.write("elsewhere/game.xml", rule("two.test"));
+    daemon.directory.file("elsewhere/game.xml", rule("two.test"));
     daemon.reload();
     let answer = String::from_utf8(daemon.ask()).expect("a document");
     assert!(answer.contains("two.test"), "{answer}");
@@ -352,8 +351,8 @@ fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back(
     set_mode(&packages, 0o755);
     let drop_in =
         |domain: &str| format!("[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = 6000\n");
-    setup.directory.write("policy.d/broken.toml", "[[allow-access-from]");
-    setup.directory.write("policy.d/game.toml", drop_in("game.test"));
+    setup.directory.file("policy.d/broken.toml", "[[allow-access-from]");
+    setup.directory.file("policy.d/game.toml", drop_in("game.test"));
     let mut daemon = setup.start();
     let answer = |daemon: &mut Daemon| String::from_utf8(daemon.ask()).expect("a document");
     assert!(answer(&mut daemon).contains("game.test"), "it starts without the broken file");
@@ -363,7 +362,7 @@ fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back(
     daemon.reload();
     assert_eq!(daemon.ask(), document(RULES));
 
-    daemon.directory.write("policy.d/broken.toml", drop_in("mended.test"));
+    daemon.directory.file("policy.d/broken.toml", drop_in("mended.test"));
     daemon.reload();
     assert!(answer(&mut daemon).contains("mended.test"));
 }
@@ -371,10 +370,10 @@ fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back(
 #[test]
 fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     let test = "a_directory_that_was_made_after_the_start_is_said_to_need_a_restart";
-    let (directory, elsewhere) = (Directory::new(), Directory::new());
+    let (directory, elsewhere) = (Scratch::new(), Scratch::new());
     let policies = elsewhere.path().join("policy.d");
     let user = if is_root() { format!("user = \"{SERVICE_USER}\"\n") } else { String::new() };
-    let main_file = directory.write(
+    let main_file = directory.file(
         MAIN_FILE,
         format!("listen = [\"127.0.0.1:0\"]\npolicy-dirs = [\"{}\"]\n{user}", policies.display())
             .replace("127.0.0.1:0", &free_address()),

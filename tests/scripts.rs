@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use support::network::in_own_network;
-use support::{Directory, SOON, find_program, set_mode, skip};
+use support::{SOON, Scratch, find_program, set_mode, skip};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,14 +24,14 @@ fn root() -> &'static Path {
 
 /// A system that has the tools of every system, those of Debian's that are named, and nothing to
 /// compile with. Nobody is root there.
-fn bare_system(programs: &[(&str, &str)]) -> Directory {
-    let system = Directory::new();
+fn bare_system(programs: &[(&str, &str)]) -> Scratch {
+    let system = Scratch::new();
     for tool in ["sh", "sed", "sort", "head", "cut", "tr", "stat", "dirname"] {
         let path = find_program(tool).expect("a tool that every system has");
         symlink(path, system.path().join(tool)).expect("a link to a tool");
     }
     for (name, script) in [("id", "echo 1000"), ("apt-get", "exit 1")].iter().chain(programs) {
-        let path = system.write(name, format!("#!/bin/sh\n{script}\n"));
+        let path = system.file(name, format!("#!/bin/sh\n{script}\n"));
         set_mode(&path, 0o755);
     }
     system
@@ -39,7 +39,7 @@ fn bare_system(programs: &[(&str, &str)]) -> Directory {
 
 /// What `make build` prints on that system before it fails.
 #[track_caller]
-fn refusal(system: &Directory) -> String {
+fn refusal(system: &Scratch) -> String {
     let output = Command::new(root().join("scripts/prepare"))
         .arg("build")
         .env_clear()
@@ -85,7 +85,7 @@ fn make_install_leaves_no_default_directory_of_drop_ins_to_be_created_later() {
     if find_program("make").is_none() {
         return skip(test, "make is not installed");
     }
-    let system = Directory::new();
+    let system = Scratch::new();
     let make = |target: &str| {
         let output = Command::new("make")
             .arg(target)

@@ -14,7 +14,7 @@ use support::daemon::{RULES, ask, dial, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::{ResetCounter, Resets, in_a_roomy_network, listen};
 use support::process::{cpu_share, strace};
-use support::{Directory, SOON, Setup, figure};
+use support::{SOON, Scratch, Setup, figure};
 
 /// Loads a fresh daemon in one shape; every exchange must be answered, and the kernel must not
 /// have sent a single reset.
@@ -119,7 +119,7 @@ fn an_urgent_byte_behind_the_nul_costs_no_answer() {
 fn an_answer_leaves_in_one_send() {
     const REQUESTS: usize = 50;
     let test = "an_answer_leaves_in_one_send";
-    let directory = Directory::new();
+    let directory = Scratch::new();
     let trace = directory.path().join("trace");
     let calls = ["trace=/^(send|write)".to_owned()];
     let Some(strace) = strace(test, &trace, calls) else { return };

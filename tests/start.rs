@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use support::daemon::{RULES, Stderr, document};
 use support::process::{Status, strace};
-use support::{Daemon, Directory, SOON, Setup, figure, is_root, skip, unshare_of_mounts};
+use support::{Daemon, SOON, Scratch, Setup, figure, is_root, skip, unshare_of_mounts};
 
 /// A shell that runs `script` and then becomes the daemon by `exec "$@"`; `$0` is `argument`.
 fn shell(script: &str, argument: &Path) -> [OsString; 4] {
@@ -31,8 +31,8 @@ fn descriptor(pid: Pid, number: u32) -> Option<String> {
 
 #[test]
 fn what_was_inherited_and_is_not_meant_is_closed() {
-    let directory = Directory::new();
-    let secret = directory.write("secret", "what only root reads");
+    let directory = Scratch::new();
+    let secret = directory.file("secret", "what only root reads");
     let script = "exec \"$@\" 9<\"$0\"";
     let daemon = Setup::new().argument("-v").through(shell(script, &secret)).start();
     let line = daemon.log.wait_for("closed inherited descriptors");
@@ -135,7 +135,7 @@ fn no_other_signal_ends_it() {
 /// The signal comes from the daemon's own write.
 #[test]
 fn a_standard_error_that_is_a_file_at_its_limit_does_not_end_it() {
-    let directory = Directory::new();
+    let directory = Scratch::new();
     let file = directory.path().join("log");
     let script = "ulimit -f 1; exec \"$@\" 2>\"$0\"";
     let setup = Setup::new().stderr(Stderr::Broken).through(shell(script, &file));

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
 use support::network::{address_of, listen};
-use support::{Daemon, Directory, SERVICE_USER, Setup, find_program, is_root, set_mode, skip};
+use support::{Daemon, SERVICE_USER, Scratch, Setup, find_program, is_root, set_mode, skip};
 
 /// A daemon with metrics, and where those are.
 fn measured() -> (Daemon, SocketAddr) {
@@ -30,10 +30,10 @@ fn measured() -> (Daemon, SocketAddr) {
 }
 
 /// A directory with a systemctl that runs this script, for `PATH`; without one there is none.
-fn systemctl(script: Option<&str>) -> Directory {
-    let directory = Directory::new();
+fn systemctl(script: Option<&str>) -> Scratch {
+    let directory = Scratch::new();
     if let Some(script) = script {
-        let path = directory.write("systemctl", format!("#!/bin/sh\n{script}"));
+        let path = directory.file("systemctl", format!("#!/bin/sh\n{script}"));
         set_mode(&path, 0o755);
     }
     directory
@@ -50,7 +50,7 @@ fn one_unit(pid: impl std::fmt::Display, active: &str, status: &str) -> String {
     )
 }
 
-fn status(path: &Directory, arguments: &[OsString]) -> Output {
+fn status(path: &Scratch, arguments: &[OsString]) -> Output {
     let own = std::env::var_os("PATH").unwrap_or_default();
     // Without a systemctl of its own nor that of this machine.
     let path = if path.path().join("systemctl").exists() {
@@ -75,7 +75,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// What is told of a daemon when all are told of, and the whole answer.
-fn told_of(daemon: &Daemon, path: &Directory) -> (Value, Value) {
+fn told_of(daemon: &Daemon, path: &Scratch) -> (Value, Value) {
     let output = status(path, &["status".into(), "--json".into()]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let own = answer["daemons"].as_array().unwrap().iter();
@@ -124,7 +124,7 @@ fn a_daemon_without_a_unit_is_told_by_its_process_and_its_metrics() {
 #[test]
 fn a_reload_that_failed_is_told_by_the_metrics_whatever_the_files_say() {
     let (mut daemon, _) = measured();
-    daemon.directory.write("policy.d/broken.toml", "nonsense\n");
+    daemon.directory.file("policy.d/broken.toml", "nonsense\n");
     daemon.reload();
     let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
     let told = text(&output.stdout);
@@ -173,8 +173,8 @@ fn a_reload_that_failed_is_told_by_the_status_of_the_unit() {
 
 #[test]
 fn where_none_runs_there_is_nothing_to_tell_and_that_is_not_well() {
-    let directory = Directory::new();
-    let file = directory.write(MAIN_FILE, "policy-dirs = []\n");
+    let directory = Scratch::new();
+    let file = directory.file(MAIN_FILE, "policy-dirs = []\n");
     let output = status(&systemctl(None), &of_file(&file, &[]));
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(2), "{told}");
@@ -254,7 +254,7 @@ fn metrics_of_somebody_else_are_not_asked_for() {
     let daemon = Setup::new().start();
     let address = address_of(&somebody);
     let file = fs::read_to_string(daemon.main_file()).unwrap();
-    daemon.directory.write(MAIN_FILE, format!("{file}[metrics]\nlisten = \"{address}\"\n"));
+    daemon.directory.file(MAIN_FILE, format!("{file}[metrics]\nlisten = \"{address}\"\n"));
     let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
     let told = text(&output.stdout);
     let line = format!("\tmetrics\t{address} is not asked, since user 4000000001 listens there\n");
@@ -295,7 +295,7 @@ fn a_process_that_is_hidden_is_told_by_its_unit() {
     let (Some(unshare), Some(setpriv)) = (find_program("unshare"), find_program("setpriv")) else {
         return skip(test, "unshare and setpriv of util-linux are not installed");
     };
-    let hidden = |path: &Directory| {
+    let hidden = |path: &Scratch| {
         let script = "mount -t proc -o hidepid=2 proc /proc || exit 99
             \"$0\" --reuid=65534 --regid=65534 --clear-groups \"$@\"; exit $?";
         let all = format!("{}:/usr/bin:/bin", path.path().display());

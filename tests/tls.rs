@@ -16,7 +16,7 @@ use support::balancer::Balancer;
 use support::daemon::{RULES, dial, document_of};
 use support::load::{self, Load, Shape, Sources};
 use support::network::in_own_network;
-use support::{Daemon, Directory, SOON, Setup, figure, find_program, raise_descriptor_limit, skip};
+use support::{Daemon, SOON, Scratch, Setup, figure, find_program, raise_descriptor_limit, skip};
 
 /// Where `HAProxy` listens, and the daemon behind it.
 const BALANCED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 843);
@@ -54,7 +54,7 @@ fn configuration(variant: Variant) -> String {
 
 /// A new certificate and its key.
 fn certificate(openssl: &Path) -> String {
-    let directory = Directory::new();
+    let directory = Scratch::new();
     let [certificate, key] = ["certificate", "key"].map(|name| directory.path().join(name));
     let made = Command::new(openssl)
         .args([
@@ -122,8 +122,8 @@ impl Front {
             found
         };
         let tools = Tools { openssl: find("openssl")?, python: find("python3")? };
-        let directory = Directory::new();
-        directory.write("certificate.pem", certificate(&tools.openssl));
+        let directory = Scratch::new();
+        directory.file("certificate.pem", certificate(&tools.openssl));
         let from = "[proxy-protocol]\nfrom = [\"127.0.0.1\"]";
         let daemon = Setup::bound(&[SERVER]).tables(from).start();
         let balancer = Balancer::haproxy(test, directory, &configuration(variant), BALANCED)?;
@@ -216,7 +216,7 @@ fn a_certificate_is_renewed_without_a_lost_client() {
             let end = Ends(&is_over);
             scope.spawn(|| while_it_lasts(&|| ask_plainly(100)));
             scope.spawn(|| while_it_lasts(&|| drop(over_tls(requests()))));
-            front.balancer.directory.write("certificate.pem", certificate(&tools.openssl));
+            front.balancer.directory.file("certificate.pem", certificate(&tools.openssl));
             front.balancer.reload();
             let deadline = Instant::now() + SOON;
             let mut renewed = false;

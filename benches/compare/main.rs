@@ -26,7 +26,7 @@ use cores::Cores;
 use decisions::Decisions;
 use peers::Peer;
 use rounds::{Figures, PeerFigures};
-use support::Directory;
+use support::Scratch;
 use support::daemon::{PROGRAM, RULES, document};
 use support::network::in_own_network;
 
@@ -161,7 +161,7 @@ fn measure(arguments: &Arguments) {
     fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "4000000").expect("room for TIME_WAIT");
     let extent = if arguments.quick { &QUICK } else { &FULL };
     let answer = document(RULES);
-    let workshop = Directory::new();
+    let workshop = Scratch::new();
     // Before this thread is kept on one of them.
     let machine = machine();
     let cores = Cores::take();

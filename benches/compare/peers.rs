@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::cores::Cores;
 use crate::support::daemon::{Daemon, PROGRAM, RULES, Rule, Setup};
 use crate::support::process::{Status, open_descriptors};
-use crate::support::{Directory, SOON, find_program};
+use crate::support::{SOON, Scratch, find_program};
 
 /// Where the sources and configurations of the peers are.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
@@ -49,7 +49,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// Everything that is installed here, in the order of the table; the name of what is not.
     pub(crate) fn every(
-        workshop: &Directory,
+        workshop: &Scratch,
         others: &[(String, PathBuf)],
     ) -> Vec<Result<Self, String>> {
         let daemon = Kind::Daemon(PathBuf::from(PROGRAM));
@@ -110,8 +110,8 @@ impl Peer {
 
     /// Starts it on a core of its own, with this answer, and waits until it accepts.
     pub(crate) fn start(&self, cores: Cores, answer: &[u8]) -> Running {
-        let directory = Directory::new();
-        let file = directory.write("answer", answer);
+        let directory = Scratch::new();
+        let file = directory.file("answer", answer);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let port = self.port.to_string();
         let mut command = Command::new(&self.program);
@@ -157,7 +157,7 @@ pub(crate) fn daemon_with(tables: &str, rules: &[Rule], port: u16, cores: Cores)
     Running::daemon(Setup::bound(&[address]).tables(tables).rules(rules), cores)
 }
 
-fn compile_bare(workshop: &Directory) -> Option<PathBuf> {
+fn compile_bare(workshop: &Scratch) -> Option<PathBuf> {
     let program = workshop.path().join("bare");
     let status = Command::new(find_program("cc")?)
         .args(["-O2", "-o"])
@@ -176,7 +176,7 @@ fn nginx_modules() -> Option<PathBuf> {
         .find(|directory| directory.join("ngx_stream_module.so").exists())
 }
 
-fn configure_nginx(directory: &Directory, port: &str, reads: bool, answer: &[u8]) -> PathBuf {
+fn configure_nginx(directory: &Scratch, port: &str, reads: bool, answer: &[u8]) -> PathBuf {
     let template =
         fs::read_to_string(Path::new(SOURCES).join("nginx.conf")).expect("the template for nginx");
     let modules = nginx_modules().expect("nginx was found with its modules");
@@ -192,7 +192,7 @@ fn configure_nginx(directory: &Directory, port: &str, reads: bool, answer: &[u8]
                 + "\n"
         })
         .collect::<String>();
-    directory.write("nginx.conf", text)
+    directory.file("nginx.conf", text)
 }
 
 /// A server at work; ended when dropped.
@@ -205,7 +205,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 enum Process {
     Daemon(Box<Daemon>),
-    Child { child: Child, _directory: Directory },
+    Child { child: Child, _directory: Scratch },
 }
 
 impl Running {

@@ -19,7 +19,7 @@ use crate::peers::{Peer, Running, daemon_with};
 use crate::rounds::{Figures, measure, microseconds};
 use crate::support::daemon::{RULES, Rule, document};
 use crate::support::load::{self, Load, REQUEST, Shape, Sources, connect};
-use crate::support::{Directory, SOON, find_program, set_mode};
+use crate::support::{SOON, Scratch, find_program, set_mode};
 
 /// The port of daemons that are not in the rounds.
 pub(crate) const PORT: u16 = 10_900;
@@ -109,7 +109,7 @@ pub(crate) fn system_calls(
 ) -> Option<BTreeMap<String, Calls>> {
     let strace = find_program("strace")?;
     let server = peer.start(cores, answer);
-    let directory = Directory::new();
+    let directory = Scratch::new();
     let output = directory.path().join("calls");
     let processes = server.processes();
     let mut command = Command::new(strace);

@@ -24,7 +24,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use support::network::in_own_network;
-use support::{Directory, Setup, find_program, script_of_terminals, skip, unshare_of_mounts};
+use support::{Scratch, Setup, find_program, script_of_terminals, skip, unshare_of_mounts};
 
 use servers::{
     REQUEST, RefusingPort, Server, answer, answer_and_stay, answer_in_two, answer_now,
@@ -312,7 +312,7 @@ fn a_tls_server_that_closes_is_recognised_by_its_reply_to_a_greeting() {
         return skip(test, "openssl is not installed");
     };
     in_own_network(test, || {
-        let directory = Directory::new();
+        let directory = Scratch::new();
         let made = Command::new(&openssl)
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
             .args(["-nodes", "-keyout", "key", "-out", "certificate", "-subj", "/CN=game.test"])
@@ -678,9 +678,9 @@ fn a_summary_has_the_verdicts_and_no_steps() {
 fn a_list_of_targets_may_hold_comments_and_its_faults_are_all_named() {
     let server = Server::start(answer(OPEN));
     let port = server.port().to_string();
-    let directory = Directory::new();
+    let directory = Scratch::new();
     let list = "# all of them\n\n127.0.0.1:5000\n127.0.0.1 5001 # second\n";
-    let list = directory.write("fleet", list);
+    let list = directory.file("fleet", list);
     let name = list.to_str().unwrap();
     let output = masterpolicyd(&["--targets", name, "--json", "--policy-port", &port]);
     let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -689,7 +689,7 @@ fn a_list_of_targets_may_hold_comments_and_its_faults_are_all_named() {
     assert_eq!(targets, ["127.0.0.1:5000", "127.0.0.1:5001"]);
     assert_eq!(output.status.code(), Some(0));
 
-    directory.write("fleet", "game.test\ngame.test:x\n");
+    directory.file("fleet", "game.test\ngame.test:x\n");
     let output = masterpolicyd(&["--targets", name]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2));
@@ -745,8 +745,8 @@ fn monitoring_is_told_in_its_own_codes() {
 
 #[test]
 fn monitoring_is_told_of_wrong_usage_in_its_own_form() {
-    let directory = Directory::new();
-    let list = directory.write("fleet", "game.test\ngame.test:x\n");
+    let directory = Scratch::new();
+    let list = directory.file("fleet", "game.test\ngame.test:x\n");
     let target = ["127.0.0.1", "5000", "--nagios"];
     for (more, words) in [
         (&["--origin", "ftp://a.test"][..], "--origin: an origin is "),
@@ -993,8 +993,8 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
         if !fs::exists("/proc/sys/net/ipv6").unwrap() {
             return skip(test, "no IPv6 here");
         }
-        let directory = Directory::new();
-        let hosts = directory.write("hosts", "127.0.0.1 two.test\n::1 two.test\n");
+        let directory = Scratch::new();
+        let hosts = directory.file("hosts", "127.0.0.1 two.test\n::1 two.test\n");
         let hosts = hosts.as_path();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(OPEN));
@@ -1028,8 +1028,8 @@ fn an_address_that_is_not_answered_is_a_warning_where_another_is() {
         if !fs::exists("/proc/sys/net/ipv6").unwrap() {
             return skip(test, "no IPv6 here");
         }
-        let directory = Directory::new();
-        let hosts = directory.write("hosts", "127.0.0.1 two.test\n::1 two.test\n");
+        let directory = Scratch::new();
+        let hosts = directory.file("hosts", "127.0.0.1 two.test\n::1 two.test\n");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(open_with("master-only")));
         let probed = probe_two_addresses(&hosts, &[]);
@@ -1047,9 +1047,9 @@ fn two_silent_resolvers_cost_no_more_than_the_timeout() {
     }
     in_own_network(test, || {
         let silent = ["127.0.0.53:53", "127.0.0.54:53"].map(|it| UdpSocket::bind(it).unwrap());
-        let directory = Directory::new();
+        let directory = Scratch::new();
         let servers = "nameserver 127.0.0.53\nnameserver 127.0.0.54\n";
-        let configuration = directory.write("resolv.conf", servers);
+        let configuration = directory.file("resolv.conf", servers);
         let started = Instant::now();
         let probed = probe_with_etc(
             "resolv.conf",
@@ -1078,8 +1078,8 @@ fn a_name_with_the_other_family_alone_says_so() {
         return;
     }
     in_own_network(test, || {
-        let directory = Directory::new();
-        let hosts = directory.write("hosts", "127.0.0.1 one.test\n");
+        let directory = Scratch::new();
+        let hosts = directory.file("hosts", "127.0.0.1 one.test\n");
         let probed = probe_with_etc("hosts", &hosts, &["one.test", "5000", "-6"]);
         assert_eq!(probed.verdict(), ("unknown", "unresolved", 2));
         let message = probed.message("resolve", "other-family");
@@ -1096,9 +1096,9 @@ fn a_name_with_hundreds_of_addresses_does_not_keep_the_probe_for_hours() {
         return;
     }
     in_own_network(test, || {
-        let directory = Directory::new();
+        let directory = Scratch::new();
         let many: Vec<_> = (1..=200).map(|last| format!("127.0.9.{last} many.test\n")).collect();
-        let hosts = directory.write("hosts", many.concat());
+        let hosts = directory.file("hosts", many.concat());
         let probed = probe_with_etc("hosts", &hosts, &["many.test", "5000"]);
         assert_eq!(probed.verdict(), ("refused", "no-policy", 1));
         assert_eq!(probed.json["addresses"].as_array().unwrap().len(), 8);
@@ -1190,8 +1190,8 @@ fn no_form_says_refused_twice() {
 fn an_interrupt_prints_what_is_known() {
     let silent = Server::start(|mut stream| wait_for_close(&mut stream));
     let sound = Server::start(answer(OPEN));
-    let directory = Directory::new();
-    let list = directory.write("fleet", "127.0.0.1:5000\n127.0.0.1:5001\n");
+    let directory = Scratch::new();
+    let list = directory.file("fleet", "127.0.0.1:5000\n127.0.0.1:5001\n");
     for (server, told, code) in [
         (&silent, "0 allowed, 0 refused, 0 unknown; interrupted with 2 not asked\n", Some(2)),
         (&sound, "2 allowed, 0 refused, 0 unknown\n", Some(0)),

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// An empty directory that only its owner can write and everyone can read.
+#[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
+        // What a test that was killed has left behind is in nobody's way.
         let template = std::env::temp_dir().join("masterpolicyd-test-XXXXXX");
         let path = nix::unistd::mkdtemp(&template).unwrap();
         set_mode(&path, 0o755);
@@ -42,11 +44,13 @@ impl Scratch {
         path
     }
 
-    /// Writes a file.
+    /// Writes a file as an administrator would install it: complete before it has its name.
     pub fn file(&self, path: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let unfinished = self.join(format!("{path}.new"));
+        fs::write(&unfinished, text).unwrap();
+        set_mode(&unfinished, 0o644);
         let path = self.join(path);
-        fs::write(&path, text).unwrap();
-        set_mode(&path, 0o644);
+        fs::rename(unfinished, &path).unwrap();
         path
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::{Directory, SOON, find_program, skip};
+use super::{SOON, Scratch, find_program, skip};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -62,7 +62,7 @@ pub(crate) fn local() -> Vec<u8> {
 pub(crate) struct Balancer {
     child: Child,
     /// Where it keeps its configuration.
-    pub(crate) directory: Directory,
+    pub(crate) directory: Scratch,
 }
 
 impl Balancer {
@@ -70,7 +70,7 @@ impl Balancer {
     /// connections on `address` when this returns. `None` where it is not installed.
     pub(crate) fn haproxy(
         test: &str,
-        directory: Directory,
+        directory: Scratch,
         configuration: &str,
         address: SocketAddr,
     ) -> Option<Self> {
@@ -79,7 +79,7 @@ impl Balancer {
             None
         })?;
         let path = directory.path().to_str().expect("a path in UTF-8");
-        let file = directory.write("haproxy.cfg", configuration.replace("DIRECTORY", path));
+        let file = directory.file("haproxy.cfg", configuration.replace("DIRECTORY", path));
         let mut command = Command::new(program);
         // In the foreground; a master that starts a new worker on SIGUSR2.
         command.args(["-W", "-db", "-q"]).arg("-f").arg(file);
@@ -94,7 +94,7 @@ impl Balancer {
             skip(test, "nginx or its stream module is not installed");
             return None;
         };
-        let directory = Directory::new();
+        let directory = Scratch::new();
         let configuration = format!(
             "load_module {MODULE};\n\
              daemon off;\nmaster_process off;\nerror_log stderr crit;\npid {0}/pid;\n\
@@ -102,13 +102,13 @@ impl Balancer {
              stream {{ server {{ listen {address}; proxy_pass {server}; proxy_protocol on; }} }}\n",
             directory.path().display()
         );
-        let file = directory.write("nginx.conf", configuration);
+        let file = directory.file("nginx.conf", configuration);
         let mut command = Command::new(program);
         command.arg("-p").arg(directory.path()).args(["-e", "stderr"]).arg("-c").arg(file);
         Some(Self::start(command, directory, address))
     }
 
-    fn start(mut command: Command, directory: Directory, address: SocketAddr) -> Self {
+    fn start(mut command: Command, directory: Scratch, address: SocketAddr) -> Self {
         let child = command.process_group(0).stdin(Stdio::null()).spawn().expect("the balancer");
         let mut balancer = Self { child, directory };
         let deadline = Instant::now() + SOON;

@@ -23,7 +23,7 @@ use socket2::{Domain, Socket, Type};
 use super::load::REQUEST;
 use super::network::{address_of, listen};
 use super::process::Status;
-use super::{Directory, SERVICE_USER, SOON, is_root};
+use super::{SERVICE_USER, SOON, Scratch, is_root};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_masterpolicyd");
@@ -96,7 +96,7 @@ enum Listening {
 /// A daemon about to be started.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) directory: Directory,
+    pub(crate) directory: Scratch,
     program: PathBuf,
     listening: Listening,
     listen: Option<Vec<SocketAddr>>,
@@ -130,7 +130,7 @@ impl Setup {
 
     fn with(listening: Listening) -> Self {
         Self {
-            directory: Directory::new(),
+            directory: Scratch::new(),
             program: PathBuf::from(PROGRAM),
             listening,
             listen: None,
@@ -268,7 +268,7 @@ impl Setup {
     /// Writes the main file, and returns its text.
     fn configure(&self) -> String {
         let text = self.main_file();
-        self.directory.write(MAIN_FILE, &text);
+        self.directory.file(MAIN_FILE, &text);
         let policies = self.directory.path().join("policy.d");
         std::fs::create_dir_all(&policies).expect("policy.d");
         super::set_mode(&policies, 0o755);
@@ -427,7 +427,7 @@ pub(crate) struct Daemon {
     pub(crate) pid: Pid,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) log: Log,
-    pub(crate) directory: Directory,
+    pub(crate) directory: Scratch,
     /// The rules of the main file as they were at the start.
     rules: String,
     /// The whole main file as it was at the start.
@@ -547,12 +547,12 @@ impl Daemon {
     /// Replaces the rules of the main file, without a signal.
     pub(crate) fn write_rules(&self, rules: &[Rule]) {
         let kept = self.base.strip_suffix(&self.rules).expect("the rules stand last");
-        self.directory.write(MAIN_FILE, kept.to_owned() + &rules_as_toml(rules));
+        self.directory.file(MAIN_FILE, kept.to_owned() + &rules_as_toml(rules));
     }
 
     /// Appends a line that no parser takes to the rules; returns its number.
     pub(crate) fn break_main_file(&self) -> usize {
-        self.directory.write(MAIN_FILE, format!("{}to-ports = nonsense\n", self.base));
+        self.directory.file(MAIN_FILE, format!("{}to-ports = nonsense\n", self.base));
         self.base.lines().count() + 1
     }
 
@@ -560,7 +560,7 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn replace_in_main_file(&self, from: &str, to: &str) {
         assert!(self.base.contains(from), "no {from} in the main file");
-        self.directory.write(MAIN_FILE, self.base.replace(from, to));
+        self.directory.file(MAIN_FILE, self.base.replace(from, to));
     }
 
     /// Empties the stderr that was left full, and reads what comes from here on.

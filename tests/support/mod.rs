@@ -4,9 +4,12 @@
 
 pub(crate) mod balancer;
 pub(crate) mod daemon;
+pub(crate) mod flood;
 pub(crate) mod load;
 pub(crate) mod network;
 pub(crate) mod process;
+#[path = "../scratch/mod.rs"]
+mod scratch;
 pub(crate) mod slow_files;
 
 use std::fmt::Display;
@@ -17,9 +20,9 @@ use std::time::Duration;
 use std::{env, fs, io};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::mkdtemp;
 
 pub(crate) use daemon::{Daemon, Setup};
+pub(crate) use scratch::{Scratch, set_mode};
 
 /// How long anything may take that is expected to happen at once. Only a failing test waits it
 /// out, so it is generous: the machine may be busy with other tests.
@@ -106,43 +109,4 @@ pub(crate) fn script_of_terminals(test: &str) -> Option<PathBuf> {
         return None;
     }
     Some(script)
-}
-
-/// A fresh directory that the service user may read and only its maker may write.
-#[derive(Debug)]
-pub(crate) struct Directory(PathBuf);
-
-impl Directory {
-    pub(crate) fn new() -> Self {
-        // What a test that was killed has left behind is in nobody's way.
-        let template = env::temp_dir().join("masterpolicyd-test-XXXXXX");
-        let path = mkdtemp(&template).expect("a fresh directory");
-        set_mode(&path, 0o755);
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes a file as an administrator would install it: complete before it has its name.
-    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
-        let unfinished = self.0.join(format!("{name}.new"));
-        fs::write(&unfinished, text).expect("writing a file");
-        set_mode(&unfinished, 0o644);
-        fs::rename(&unfinished, &path).expect("renaming a file");
-        path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-pub(crate) fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("setting a mode");
 }

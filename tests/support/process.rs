@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, User};
 
-use super::{Directory, SERVICE_USER, find_program, is_root, skip};
+use super::{SERVICE_USER, Scratch, find_program, is_root, skip};
 
 /// /proc/PID/status, by name.
 #[derive(Debug)]
@@ -140,13 +140,13 @@ pub(crate) fn strace(
 
 /// Compiles a library to preload, in a directory that goes with it; where that cannot be done,
 /// the test is named as skipped.
-pub(crate) fn preloaded(test: &str, source: &str) -> Option<(Directory, PathBuf)> {
+pub(crate) fn preloaded(test: &str, source: &str) -> Option<(Scratch, PathBuf)> {
     let Some(compiler) = find_program("cc") else {
         skip(test, "cc is not installed");
         return None;
     };
-    let directory = Directory::new();
-    let file = directory.write("preloaded.c", source);
+    let directory = Scratch::new();
+    let file = directory.file("preloaded.c", source);
     let library = directory.path().join("preloaded.so");
     let output = Command::new(compiler)
         .args(["-shared", "-fPIC", "-O1", "-o"])

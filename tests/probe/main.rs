@@ -978,14 +978,9 @@ fn probe_with_etc(file: &str, instead: &Path, arguments: &[&str]) -> Probed {
     Probed { json, code: output.status.code().unwrap() }
 }
 
-/// Probes a name that has an IPv4 and an IPv6 address in a hosts file of this one process.
-fn probe_two_addresses(hosts: &Path, more: &[&str]) -> Probed {
-    probe_with_etc("hosts", hosts, &[&["two.test", "5000"], more].concat())
-}
-
-#[test]
-fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
-    let test = "each_address_of_a_name_is_asked_and_one_refusal_counts";
+/// Runs `body` with a hosts file in which `two.test` has an address of each family, in a network
+/// that has both.
+fn with_two_addresses(test: &str, body: impl FnOnce(&Path) + Send) {
     if unshare_of_mounts(test).is_none() {
         return;
     }
@@ -994,8 +989,19 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
             return skip(test, "no IPv6 here");
         }
         let directory = Scratch::new();
-        let hosts = directory.file("hosts", "127.0.0.1 two.test\n::1 two.test\n");
-        let hosts = hosts.as_path();
+        body(&directory.file("hosts", "127.0.0.1 two.test\n::1 two.test\n"));
+    });
+}
+
+/// Probes a name that has an IPv4 and an IPv6 address in a hosts file of this one process.
+fn probe_two_addresses(hosts: &Path, more: &[&str]) -> Probed {
+    probe_with_etc("hosts", hosts, &[&["two.test", "5000"], more].concat())
+}
+
+#[test]
+fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
+    let test = "each_address_of_a_name_is_asked_and_one_refusal_counts";
+    with_two_addresses(test, |hosts| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(OPEN));
         let denies = OPEN.replace("to-ports=\"*\"", "to-ports=\"80\"");
@@ -1021,18 +1027,10 @@ fn each_address_of_a_name_is_asked_and_one_refusal_counts() {
 #[test]
 fn an_address_that_is_not_answered_is_a_warning_where_another_is() {
     let test = "an_address_that_is_not_answered_is_a_warning_where_another_is";
-    if unshare_of_mounts(test).is_none() {
-        return;
-    }
-    in_own_network(test, || {
-        if !fs::exists("/proc/sys/net/ipv6").unwrap() {
-            return skip(test, "no IPv6 here");
-        }
-        let directory = Scratch::new();
-        let hosts = directory.file("hosts", "127.0.0.1 two.test\n::1 two.test\n");
+    with_two_addresses(test, |hosts| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 843)).unwrap();
         let server = Server::start_on(listener, answer(open_with("master-only")));
-        let probed = probe_two_addresses(&hosts, &[]);
+        let probed = probe_two_addresses(hosts, &[]);
         assert_eq!(probed.verdict(), ("allowed", "rule", 0), "{:#}", probed.json);
         assert_eq!(probed.json["unanswered"], serde_json::json!(["::1"]));
         drop(server);

@@ -157,7 +157,7 @@ fn summary(status: &Status, terminal: Terminal) -> String {
         let text = "you may not see the processes of others; ask as root".to_owned();
         (Tone::Doubtful, "unknown", text)
     } else if count == 0 && !status.daemons.is_empty() {
-        let text = "somebody else runs what is listed; see STATUS in masterpolicyd(8)".to_owned();
+        let text = "nothing that is listed counts; see STATUS in masterpolicyd(8)".to_owned();
         (Tone::Bad, "none", text)
     } else if count == 0 {
         (Tone::Bad, "none", "no daemon runs".to_owned())

@@ -1,6 +1,7 @@
 //! A configuration back to TOML that loads to the same.
 
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 
 use super::{Configuration, PlacedRule, Settings, main_file};
 use crate::document::PortRanges;
@@ -50,12 +51,13 @@ fn write_settings(f: &mut fmt::Formatter<'_>, settings: &Settings) -> fmt::Resul
     writeln!(f, "players = {players:?}")?;
     writeln!(f, "sandbox = \"{}\"", settings.sandbox.as_str())?;
     // As they are, but in a comment: what they hold stands below, and would come twice.
-    let directories: Vec<_> = settings
-        .policy_dirs
-        .iter()
-        .map(|directory| Quoted(&directory.to_string_lossy()).to_string())
-        .collect();
-    writeln!(f, "# policy-dirs = [{}]", directories.join(", "))?;
+    for (key, directories) in
+        [("policy-dirs", &settings.policy_dirs), ("vendor-dirs", &settings.vendor_dirs)]
+    {
+        let quoted = |directory: &PathBuf| Quoted(&directory.to_string_lossy()).to_string();
+        let directories: Vec<_> = directories.iter().map(quoted).collect();
+        writeln!(f, "# {key} = [{}]", directories.join(", "))?;
+    }
     writeln!(f, "policy-dirs = [] # their rules stand below")?;
     writeln!(f, "watch = {}", settings.watch)?;
     let limits = &settings.limits;

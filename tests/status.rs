@@ -186,6 +186,22 @@ fn where_none_runs_there_is_nothing_to_tell_and_that_is_not_well() {
 }
 
 #[test]
+fn a_main_file_that_no_longer_reads_hides_no_daemon() {
+    let daemon = Setup::new().start();
+    let file = daemon.directory.join(MAIN_FILE);
+    daemon.directory.file(MAIN_FILE, "listen = [");
+    let output = status(&systemctl(None), &of_file(&file, &[]));
+    let told = text(&output.stdout);
+    assert!(told.contains(&format!("{}\tstate\t", daemon.pid)), "{told}");
+    assert!(text(&output.stderr).contains("/masterpolicyd.toml:1:"), "why it cannot be read");
+    // Whoever asks knows their own daemon. To root it is anybody's.
+    if is_root() {
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("\nunknown: which user's daemon counts "), "{told}");
+    }
+}
+
+#[test]
 fn a_unit_that_has_failed_or_hangs_between_is_not_well() {
     for active in ["failed", "activating"] {
         let path = systemctl(Some(&one_unit(0, active, "")));

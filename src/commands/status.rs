@@ -51,8 +51,10 @@ pub fn run(config: Option<&Path>, json: bool) -> Exit {
     if let (Some(_), Err(problems)) = (config, &settings) {
         problems.errors().for_each(tell);
     }
+    let is_unreadable = settings.is_err();
     let service_user = settings.ok().and_then(|settings| uid_of(&settings));
-    let status = Status::new(processes, units, no_units, config, service_user);
+    let mut status = Status::new(processes, units, no_units, config, service_user);
+    status.is_user_unknown = is_unreadable;
     let mut output = Output::to_stdout();
     if json {
         output.print_json(&report::to_json(&status));
@@ -85,6 +87,8 @@ struct Status {
     no_units: Option<NoAnswer>,
     /// Whether there may be processes that this user is not shown.
     are_hidden: bool,
+    /// Whether the configuration could not be read that says which user's processes count.
+    is_user_unknown: bool,
 }
 
 /// One daemon.
@@ -136,8 +140,14 @@ impl Status {
         for process in processes {
             let unit = unit_of(process.pid);
             let is_vouched_for = unit.is_some() || is_known(&process, service_user);
-            let is_asked_for =
-                config.is_none_or(|config| is_vouched_for && serves(&process, config));
+            let is_asked_for = config.is_none_or(|config| {
+                if is_vouched_for {
+                    serves(&process, config)
+                } else {
+                    // What a stranger's process names is compared, and not looked up.
+                    process.config.as_deref() == Some(config)
+                }
+            });
             if is_asked_for {
                 daemons.push(Daemon::new(process, unit, is_vouched_for));
             }
@@ -148,6 +158,7 @@ impl Status {
             waiting: Vec::new(),
             no_units,
             are_hidden: processes::are_hidden(),
+            is_user_unknown: false,
         };
         // Which files a unit reads is not known without its process.
         if config.is_none() {

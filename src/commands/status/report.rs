@@ -156,6 +156,9 @@ fn summary(status: &Status, terminal: Terminal) -> String {
     } else if count == 0 && status.are_hidden {
         let text = "you may not see the processes of others; ask as root".to_owned();
         (Tone::Doubtful, "unknown", text)
+    } else if count == 0 && !status.daemons.is_empty() && status.is_user_unknown {
+        let text = "which user's daemon counts stands in the main file, which cannot be read";
+        (Tone::Doubtful, "unknown", text.to_owned())
     } else if count == 0 && !status.daemons.is_empty() {
         let text = "nothing that is listed counts; see STATUS in masterpolicyd(8)".to_owned();
         (Tone::Bad, "none", text)

@@ -244,6 +244,24 @@ fn no_file_of_a_folder_uses_one_that_stands_after_it() {
 }
 
 #[test]
+fn what_to_read_first_is_where_the_table_says() {
+    let rows = table("for");
+    assert!(!rows.is_empty());
+    for (what, (places, _)) in rows {
+        let quoted: Vec<_> = places.split('`').skip(1).step_by(2).collect();
+        for pair in quoted.chunks(2) {
+            let [file, function] = pair else { continue };
+            let text = fs::read_to_string(root().join("src").join(file)).unwrap();
+            let is_there = [format!("fn {function}("), format!("fn {function}<")];
+            assert!(
+                is_there.iter().any(|it| text.contains(it)),
+                "{what}: {file} has no {function}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_table_of_dependencies_is_that_of_cargo() {
     let written: BTreeMap<_, _> = table("crate")
         .into_iter()

@@ -334,6 +334,11 @@ mod tests {
         assert_eq!(error("*/x"), DomainError::Path { host: own("*") });
         assert_eq!(error("*.example.com:80"), DomainError::Port { host: own("*.example.com") });
         assert_eq!(error("*:80"), DomainError::Port { host: own("*") });
+        assert_eq!(error("example.com:*"), DomainError::Port { host: own("example.com") });
+        assert_eq!(
+            error("example.com:http"),
+            DomainError::Character { text: own("example.com:http"), character: ':' }
+        );
         assert_eq!(error("http://example.com:80/x"), DomainError::Url { host: own("example.com") });
         assert_eq!(error("www.*.com"), DomainError::Wildcard(own("www.*.com")));
         assert_eq!(error("*example.com"), DomainError::Wildcard(own("*example.com")));
@@ -378,5 +383,48 @@ mod tests {
         assert!(!domain.matches(&Host::Name("localhost".into())));
         assert!(!domain.matches(&"::ffff:127.0.0.1".parse().unwrap()));
         assert!(Domain::Any.matches(&Host::Address(Ipv4Addr::LOCALHOST.into())));
+    }
+
+    #[test]
+    fn an_error_shows_what_is_wrong_and_nothing_that_a_terminal_obeys() {
+        for (text, shown) in [
+            ("", "\"*\""),
+            ("http://example.com/x", "\"example.com\""),
+            ("example.com:80", "\"example.com\""),
+            ("example.com/x", "\"example.com\""),
+            ("www.*.com", "\"www.*.com\""),
+            ("192.168.*", "\"192.168.*\""),
+            ("256.1.1.1", "\"256.1.1.1\""),
+            ("10.0.0.0/8", "\"10.0.0.0/8\""),
+            ("münchen.de", "\"münchen.de\""),
+            ("a\u{1b}b.test", "'\\u{1b}'"),
+            ("a..b", "\"a..b\""),
+        ] {
+            let message = text.parse::<Domain>().unwrap_err().to_string();
+            assert!(message.contains(shown), "{message}");
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn domains_and_hosts_are_written_as_they_are_read() {
+        for text in ["game.example.com", "192.0.2.7", "2001:db8::1"] {
+            assert_eq!(text.parse::<Host>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Domain>().unwrap().to_string(), text);
+        }
+        for text in ["*", "*.example.com"] {
+            assert_eq!(text.parse::<Domain>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_name_has_253_characters_at_most_and_a_label_63() {
+        let label = "a".repeat(63);
+        let name = [&label[..], &label, &label, &label[2..]].join(".");
+        assert_eq!(name.len(), 253);
+        assert!(name.parse::<Domain>().is_ok());
+        assert_eq!(format!("{name}a").parse::<Domain>(), Err(DomainError::Label(name + "a")));
+        let label = "a".repeat(64);
+        assert_eq!(label.parse::<Domain>(), Err(DomainError::Label(label)));
     }
 }

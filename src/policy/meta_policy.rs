@@ -92,4 +92,18 @@ mod tests {
         ));
         assert!(matches!("All".parse::<MetaPolicy>(), Err(MetaPolicyError::Unknown(_))));
     }
+
+    #[test]
+    fn meta_policies_are_read_as_they_are_written_and_an_error_names_them_all() {
+        for text in ["by-ftp-filename", "some"] {
+            let message = text.parse::<MetaPolicy>().unwrap_err().to_string();
+            assert!(message.contains(&format!("\"{text}\"")), "{message}");
+            for meta_policy in MetaPolicy::EVERY {
+                assert!(message.contains(&format!("\"{meta_policy}\"")), "{message}");
+            }
+        }
+        for meta_policy in MetaPolicy::EVERY {
+            assert_eq!(meta_policy.to_string().parse(), Ok(meta_policy));
+        }
+    }
 }

@@ -77,14 +77,15 @@ impl FromStr for Origin {
             let host = authority.parse().map_err(OriginError::Host)?;
             return Ok(Self { secure, host });
         }
-        let after_address = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-        let host = match authority[after_address..].split_once(':') {
+        // The colons of an address are in front of its bracket.
+        let bracket = authority.rfind(']').unwrap_or(0);
+        let host = match authority[bracket..].split_once(':') {
             None => authority,
             Some((before, port)) => {
                 if port.parse::<u16>().is_err() && !port.is_empty() {
                     return Err(OriginError::Port(port.to_owned()));
                 }
-                &authority[..after_address + before.len()]
+                &authority[..bracket + before.len()]
             }
         };
         let host = host.parse().map_err(OriginError::Host)?;
@@ -109,10 +110,21 @@ mod tests {
         assert_eq!(origin("game.example.com").to_string(), "http://game.example.com");
         assert_eq!(origin("game.example.com:8080").to_string(), "http://game.example.com");
         assert_eq!(origin("http://[::1]:80/").to_string(), "http://[::1]");
+        assert_eq!(origin("http://[::]:80/").to_string(), "http://[::]");
         assert_eq!(origin("::1").to_string(), "http://[::1]");
         assert_eq!(origin("http://user:pass@192.0.2.1/").to_string(), "http://192.0.2.1");
         for bad in ["", "ftp://example.com", "file:///x.swf", "https://", "http://a b/", "a:port"] {
             assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_what_is_wrong_with_an_origin() {
+        for (text, shown) in
+            [("ftp://example.com", "\"ftp\""), ("a:port", "\"port\""), ("http://a b/", "\"a b\"")]
+        {
+            let message = text.parse::<Origin>().unwrap_err().to_string();
+            assert!(message.contains(shown), "{message}");
         }
     }
 }

@@ -152,4 +152,15 @@ mod tests {
         }
         assert!("Flash".parse::<Player>().is_err());
     }
+
+    #[test]
+    fn each_player_has_a_name_and_a_word_that_an_error_tells() {
+        let error = "Flash".parse::<Player>().unwrap_err().to_string();
+        assert!(error.starts_with("\"Flash\" is not a player"), "{error}");
+        for player in Player::EVERY {
+            assert!(error.contains(&format!("\"{}\"", player.as_str())), "{error}");
+            let same_name = |other: &Player| other.to_string() == player.to_string();
+            assert_eq!(Player::EVERY.into_iter().find(same_name), Some(player));
+        }
+    }
 }

@@ -295,7 +295,16 @@ mod tests {
         assert_eq!(written("1-65535").unwrap(), "*");
         assert_eq!(written("80,*").unwrap(), "*");
         assert_eq!(written("5,5,5").unwrap(), "5");
+        assert_eq!(written("80-80").unwrap(), "80");
         assert_eq!(written("10-20,15-30,40").unwrap(), "10-30,40");
+    }
+
+    #[test]
+    fn every_port_is_every_port_however_it_is_written() {
+        for text in ["*", "1-65535", "80,*"] {
+            assert!(text.parse::<PortSet>().unwrap().is_every(), "{text}");
+        }
+        assert!(!"1-65534".parse::<PortSet>().unwrap().is_every());
     }
 
     #[test]
@@ -355,5 +364,28 @@ mod tests {
         assert_eq!(expanded("1000-1063").split(',').count(), 64);
         assert_eq!(expanded("1000-1064"), "1000-1064");
         assert_eq!(expanded("*"), "*");
+    }
+
+    #[test]
+    fn an_error_shows_what_is_wrong_and_nothing_that_a_terminal_obeys() {
+        for (text, shown) in [
+            ("", "\"*\""),
+            ("a\u{1b}b", "\"a\\u{1b}b\""),
+            ("0", "port 0 "),
+            ("20-10", "write 10-20"),
+        ] {
+            let message = text.parse::<PortSet>().unwrap_err().to_string();
+            assert!(message.contains(shown), "{message}");
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_lowest_and_the_highest_port_are_those_of_the_whole_set() {
+        let ports: PortSet = "7-9,5,20-30".parse().unwrap();
+        assert_eq!((ports.lowest(), ports.highest()), (5, 30));
+        let ranges = ports.ranges().iter().map(|range| (range.low(), range.high(), range.count()));
+        assert_eq!(ranges.collect::<Vec<_>>(), [(5, 5, 1), (7, 9, 3), (20, 30, 11)]);
+        assert_eq!(PortRange::EVERY.count(), 65_535);
     }
 }

@@ -51,4 +51,10 @@ mod tests {
         assert!(!rule("*.a.test", "80-90", true).covers(&rule("a.test", "80", false)));
         assert!(!rule("a.test", "80", false).covers(&rule("*.a.test", "80", false)));
     }
+
+    #[test]
+    fn a_rule_in_words_tells_all_that_it_asks_for() {
+        assert_eq!(rule("*.a.test", "80,90", false).to_string(), "*.a.test to ports 80,90");
+        assert_eq!(rule("*", "*", true).to_string(), "* to ports *, https only");
+    }
 }

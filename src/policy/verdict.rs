@@ -121,3 +121,18 @@ impl fmt::Display for Lack {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_reason_and_each_lack_has_a_code_and_a_text_of_its_own() {
+        let (reasons, lacks) = (Reason::EVERY, Lack::EVERY);
+        assert_eq!(HashSet::from(reasons.map(Reason::code)).len(), reasons.len());
+        assert_eq!(HashSet::from(reasons.map(|it| it.to_string())).len(), reasons.len());
+        assert_eq!(HashSet::from(lacks.map(Lack::code)).len(), lacks.len());
+        assert_eq!(HashSet::from(lacks.map(|it| it.to_string())).len(), lacks.len());
+    }
+}

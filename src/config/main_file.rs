@@ -204,7 +204,7 @@ fn metrics(value: &Value<'_>, settings: &Settings, faults: &mut Faults) -> Optio
     };
     let mut section = Section::new("[metrics]", table);
     let listen = section.read_optional("listen", faults, |value, faults| {
-        let ListenAddress(address) = parsed(value, faults)?;
+        let MetricsAddress(address) = parsed(value, faults)?;
         if settings.listen.contains(&address) {
             let message = format!("{address} serves the policy; name another address or port");
             faults.add(value.span().start, message);
@@ -356,6 +356,9 @@ impl fmt::Display for Overlap {
     }
 }
 
+/// The port that the manual's examples serve the metrics on.
+const METRICS_PORT: u16 = 9843;
+
 /// An address and a port to listen on.
 struct ListenAddress(SocketAddr);
 
@@ -398,6 +401,40 @@ impl fmt::Display for ListenError {
                  a port, such as \"192.0.2.1:{MASTER_PORT}\" or \"[2001:db8::1]:{MASTER_PORT}\""
             ),
         }
+    }
+}
+
+/// An address and a port to serve the metrics on, which are for this host unless someone says so.
+struct MetricsAddress(SocketAddr);
+
+/// Why a text is not a [`MetricsAddress`].
+struct MetricsError(ListenError);
+
+impl fmt::Display for MetricsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            ListenError::NoAddress(port) => {
+                write!(f, "the address is missing; for this host alone write \"127.0.0.1:{port}\"")
+            }
+            ListenError::NoPort(address) => {
+                let address = SocketAddr::new(*address, METRICS_PORT);
+                write!(f, "the port is missing; write \"{address}\"")
+            }
+            ListenError::NotAnAddress(text) => write!(
+                f,
+                "\"{text}\" is not an address; names are not looked up, so write an IP address and \
+                 a port, such as \"127.0.0.1:{METRICS_PORT}\""
+            ),
+            error => error.fmt(f),
+        }
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = MetricsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(|ListenAddress(address)| Self(address)).map_err(MetricsError)
     }
 }
 
@@ -465,5 +502,20 @@ mod tests {
         assert_eq!(error("localhost:843"), ListenError::NotAnAddress(own("localhost:843")));
         assert_eq!(error("127.0.0.1:http"), ListenError::NotAnAddress(own("127.0.0.1:http")));
         assert_eq!(error(""), ListenError::NotAnAddress(own("")));
+    }
+
+    #[test]
+    fn a_bad_address_for_metrics_is_not_told_to_face_the_network() {
+        let error = |text: &str| match text.parse::<MetricsAddress>() {
+            Ok(MetricsAddress(address)) => panic!("{text} is {address}"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(
+            error("9843"),
+            "the address is missing; for this host alone write \"127.0.0.1:9843\""
+        );
+        assert_eq!(error("::1"), "the port is missing; write \"[::1]:9843\"");
+        assert!(error("localhost:9843").ends_with(" such as \"127.0.0.1:9843\""));
+        assert_eq!(error("127.0.0.1:0"), "port 0 is not between 1 and 65535");
     }
 }

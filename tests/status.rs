@@ -7,12 +7,14 @@ mod support;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, setfsuid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, mkfifo, setfsuid};
 use serde_json::{Value, json};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
@@ -255,6 +257,27 @@ fn a_daemon_that_somebody_else_has_started_is_told_and_not_asked() {
     fs::remove_file(daemon.directory.path().join("masterpolicyd")).unwrap();
     let (own, _) = told_of(&daemon, &path);
     assert_eq!(own["program-replaced"], true, "{own}");
+}
+
+/// Any user can run a set-user-ID program under this name, and have it wait: such a process is root's
+/// as `/proc` has it.
+#[test]
+fn another_program_under_this_name_is_not_counted() {
+    let test = "another_program_under_this_name_is_not_counted";
+    let Some(cat) = find_program("cat") else { return skip(test, "there is no cat") };
+    let directory = Scratch::new();
+    let name = directory.path().join("masterpolicyd");
+    symlink(cat, &name).unwrap();
+    mkfifo(&directory.path().join("serve"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let mut impostor =
+        Command::new(name).arg("serve").current_dir(directory.path()).spawn().unwrap();
+    let output = status(&systemctl(None), &["status".into(), "--json".into()]);
+    impostor.kill().unwrap();
+    impostor.wait().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut daemons = answer["daemons"].as_array().unwrap().iter();
+    let own = daemons.find(|it| it["pid"] == impostor.id()).unwrap();
+    assert_eq!(own["state"], "not-counted", "{answer}");
 }
 
 /// Where the daemon does not listen any user may, on a port that needs no privilege.

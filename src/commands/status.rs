@@ -204,7 +204,8 @@ impl Status {
 /// configuration. The first process of a container is whoever's the container is.
 fn is_known(process: &Process, service_user: Option<u32>) -> bool {
     let users = [Some(0), Some(Uid::effective().as_raw()), service_user];
-    !process.is_contained && (process.pid == 1 || users.contains(&Some(process.uid)))
+    let is_of_known_user = process.has_settled && users.contains(&Some(process.uid));
+    !process.is_contained && (process.pid == 1 || is_of_known_user)
 }
 
 /// Whether a process has read this main file.
@@ -322,6 +323,7 @@ mod tests {
         Process {
             pid,
             uid,
+            has_settled: true,
             started: UNIX_EPOCH,
             unit: None,
             // There is no such file, so that nothing is asked.
@@ -351,6 +353,8 @@ mod tests {
         assert_eq!((states(&alone), alone.exit()), (vec!["not-counted"], Exit::Unknown));
         let beside = status(vec![impostor(), process(71, SERVICE_USER)], Vec::new());
         assert_eq!((states(&beside), beside.exit()), (vec!["not-counted", "runs"], Exit::Success));
+        let set_user_id = Process { has_settled: false, ..process(72, 0) };
+        assert_eq!(states(&status(vec![set_user_id], Vec::new())), ["not-counted"]);
         let contained = Process { is_contained: true, ..process(72, 0) };
         assert_eq!(states(&status(vec![contained.clone()], Vec::new())), ["not-counted"]);
         for vouched_for in [process(72, 0), process(1, SOMEBODY)] {

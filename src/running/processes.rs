@@ -1,6 +1,7 @@
 //! The processes that serve, as `/proc` has them. Their names and arguments are what whoever
 //! started them wrote: any user can run something of this name.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,6 +27,9 @@ pub struct Process {
     pub pid: i32,
     /// Whom it runs as.
     pub uid: u32,
+    /// Whether it is that user's alone, and can become nobody else: the daemon sees to that before
+    /// it serves. Of a set-user-ID program, any user writes the name and the arguments.
+    pub has_settled: bool,
     /// When it was started, by the clock on the wall.
     pub started: SystemTime,
     /// The unit of the system's service manager that its control group belongs to.
@@ -83,12 +87,11 @@ fn look_at(
         process.cwd().ok().map(|directory| directory.join(config))
     };
     let status = String::from_utf8_lossy(&read("status")?).into_owned();
-    let ids: Vec<&str> = field(&status, "Uid")?.collect();
     let since_boot = start(&read("stat")?)?;
     Some(Process {
         pid: process.pid,
-        // The effective one.
-        uid: ids.get(1)?.parse().ok()?,
+        uid: effective_uid(&status)?,
+        has_settled: has_settled(&status),
         started: on_the_wall(since_boot).ok()?,
         unit: read("cgroup").and_then(|text| unit(&String::from_utf8_lossy(&text))),
         config,
@@ -109,6 +112,17 @@ fn field<'a>(status: &'a str, name: &str) -> Option<impl Iterator<Item = &'a str
     let mut fields = status.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = fields.find(|(own, _)| *own == name)?;
     Some(value.split_ascii_whitespace())
+}
+
+fn effective_uid(status: &str) -> Option<u32> {
+    field(status, "Uid")?.nth(1)?.parse().ok()
+}
+
+/// Whether all ids of the user are the same and `no_new_privs` keeps them so. Linux before 4.10 does
+/// not tell of that.
+fn has_settled(status: &str) -> bool {
+    let ids: BTreeSet<&str> = field(status, "Uid").into_iter().flatten().collect();
+    ids.len() == 1 && field(status, "NoNewPrivs").is_none_or(|mut it| it.next() == Some("1"))
 }
 
 /// How long after the boot a process began, by `/proc/PID/stat`; nothing for one that has ended.
@@ -205,6 +219,17 @@ mod tests {
         assert_eq!(words("Uid"), Some(vec!["1", "2", "3", "4"]));
         assert_eq!(words("NSpid"), Some(vec!["7", "1"]));
         assert_eq!(words("id"), None);
+    }
+
+    #[test]
+    fn a_process_that_is_several_users_or_can_become_another_has_not_settled() {
+        let of = |ids: &str, rest: &str| has_settled(&format!("Uid:\t{ids}\n{rest}"));
+        assert!(of("7\t7\t7\t7", "NoNewPrivs:\t1\n"));
+        assert!(of("7\t7\t7\t7", ""), "as Linux before 4.10 has it");
+        assert!(!of("7\t7\t7\t7", "NoNewPrivs:\t0\n"));
+        assert!(!of("7\t0\t0\t0", "NoNewPrivs:\t1\n"));
+        assert!(!of("7\t0\t0\t0", ""));
+        assert!(!has_settled(""));
     }
 
     #[test]

@@ -152,6 +152,18 @@ pub fn holders(address: SocketAddr) -> Vec<HostListener> {
     in_the_way
 }
 
+/// Those that take what is sent to `address`, or may take it where none certainly does: beside one
+/// that does, the kernel allows only an IPv6 wildcard that takes no IPv4.
+#[must_use]
+pub fn covering(mut listeners: Vec<HostListener>, address: SocketAddr) -> Vec<HostListener> {
+    if listeners.iter().any(|listener| listener.covers(address)) {
+        listeners.retain(|listener| listener.covers(address));
+    } else {
+        listeners.retain(|listener| listener.may_cover(address));
+    }
+    listeners
+}
+
 /// Those that certainly are in the way of `address`, else those that may be.
 fn conflicting(mut sockets: Vec<HostListener>, address: SocketAddr) -> Vec<HostListener> {
     let is_certain =
@@ -314,10 +326,21 @@ mod tests {
         assert!(covers("[::ffff:127.0.0.1]:843", "127.0.0.1:843"));
         assert!(!covers("0.0.0.0:843", "[::1]:843"));
         assert!(!covers("[::]:843", "127.0.0.1:843"));
-        assert!(socket("[::]:843").may_cover("127.0.0.1:843".parse().unwrap()));
-        assert!(!socket("[::1]:843").may_cover("127.0.0.1:843".parse().unwrap()));
         assert!(!covers("127.0.0.1:843", "0.0.0.0:843"));
         assert!(!covers("0.0.0.0:843", "127.0.0.1:844"));
+    }
+
+    #[test]
+    fn an_ipv6_wildcard_is_said_to_take_ipv4_only_when_nobody_else_does() {
+        let covering = |sockets: &[&str], address: &str| {
+            let sockets = sockets.iter().map(|address| socket(address)).collect();
+            super::covering(sockets, address.parse().unwrap())
+        };
+        assert_eq!(covering(&["[::]:843", "[::1]:843"], "127.0.0.1:843"), [socket("[::]:843")]);
+        for own in ["127.0.0.1:843", "0.0.0.0:843", "[::ffff:127.0.0.1]:843"] {
+            assert_eq!(covering(&[own, "[::]:843"], "127.0.0.1:843"), [socket(own)]);
+        }
+        assert_eq!(covering(&["0.0.0.0:843", "[::]:844"], "[::1]:843"), []);
     }
 
     #[test]

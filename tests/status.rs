@@ -6,7 +6,7 @@ mod support;
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -302,6 +302,24 @@ fn metrics_of_somebody_else_are_not_asked_for() {
     let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
     let told = text(&output.stdout);
     assert!(told.contains(&format!("\tmetrics\tnothing listens on {address}\n")), "{told}");
+}
+
+/// An IPv6 wildcard that takes no IPv4 can stand beside the metrics, and would hide a failed reload.
+#[test]
+fn somebody_who_listens_in_ipv6_does_not_hide_metrics_in_ipv4() {
+    let test = "somebody_who_listens_in_ipv6_does_not_hide_metrics_in_ipv4";
+    if !is_root() {
+        return skip(test, "it needs another user");
+    }
+    let (mut daemon, metrics) = measured();
+    daemon.directory.file("policy.d/broken.toml", "nonsense\n");
+    daemon.reload();
+    let own = setfsuid(Uid::from_raw(4_000_000_001));
+    let somebody = listen((Ipv6Addr::UNSPECIFIED, metrics.port()).into());
+    setfsuid(own);
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    drop(somebody);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -271,13 +271,13 @@ fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Met
     };
     let asked = audit::reachable(address);
     let listeners = inventory::listeners().map_err(|error| error.to_string())?;
-    let mut holders = listeners.iter().filter(|it| it.may_cover(asked)).peekable();
-    if holders.peek().is_none() {
+    let holders = inventory::covering(listeners, asked);
+    if holders.is_empty() {
         return Err(format!("nothing listens on {asked}"));
     }
     // Any user may listen on such a port where the daemon does not, and say what he likes.
     let users = [0, Uid::effective().as_raw(), process.uid];
-    if let Some(other) = holders.find(|holder| !users.contains(&holder.uid)) {
+    if let Some(other) = holders.iter().find(|holder| !users.contains(&holder.uid)) {
         let user = account::name_of(other.uid).unwrap_or_else(|| other.uid.to_string());
         return Err(format!("{asked} is not asked, since user {} listens there", Escaped(&user)));
     }

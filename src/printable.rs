@@ -38,7 +38,24 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The same for bytes of any kind. A backslash is doubled, so that nobody mistakes one that was
+/// A text as one word of a command for a shell, whatever is in it.
+#[derive(Debug, Clone, Copy)]
+pub struct ShellWord<'a>(pub &'a str);
+
+impl fmt::Display for ShellWord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |it: char| {
+            it.is_alphanumeric() || matches!(it, '/' | '.' | '_' | '-' | '+' | ',' | '@' | ':')
+        };
+        if self.0.chars().all(is_plain) && !self.0.is_empty() {
+            f.write_str(self.0)
+        } else {
+            write!(f, "'{}'", self.0.replace('\'', r"'\''"))
+        }
+    }
+}
+
+/// Bytes of any kind on their way to a terminal or a log. A backslash is doubled, so that nobody mistakes one that was
 /// sent for an escape sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct EscapedBytes<'a>(pub &'a [u8]);
@@ -64,6 +81,20 @@ impl fmt::Display for EscapedBytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_word_of_a_command_is_more_than_that() {
+        let word = |text: &str| ShellWord(text).to_string();
+        for plain in ["/etc/masterpolicyd/policy.d/00-a_b.toml", "/srv/m\u{fc}nchen"] {
+            assert_eq!(word(plain), plain);
+        }
+        for other in
+            ["", "a b", "a;b", "$(id)", "`id`", "a&b", "a|b", "a>b", "*", "~", "#a", "a\nb"]
+        {
+            assert_eq!(word(other), format!("'{other}'"));
+        }
+        assert_eq!(word("it's"), r"'it'\''s'");
+    }
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {

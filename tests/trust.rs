@@ -202,6 +202,18 @@ fn a_file_of_a_stranger_is_refused() {
     assert!(problems.lines().any(|line| line == told), "{problems}");
 }
 
+/// Whoever can put a file into the directory chooses its name, and root copies the remedy.
+#[test]
+fn the_name_of_a_file_adds_nothing_to_the_command_that_is_proposed() {
+    let scratch = sound();
+    let name = "$(id) ;it's.toml";
+    scratch.file(&format!("policy.d/{name}"), "# a rule will come\n");
+    set_mode(&scratch.join(format!("policy.d/{name}")), 0o666);
+    let told = refusal(&scratch);
+    let remedy = r"; chmod go-w 'policy.d/$(id) ;it'\''s.toml'";
+    assert!(told.contains(remedy), "{told}");
+}
+
 #[test]
 fn what_the_service_user_owns_is_refused() {
     let scratch = sound();

@@ -12,6 +12,7 @@ use super::problem::{Place, Problem, Severity};
 use super::trust::{Fault, Trusted, Weakness, is_shared};
 use super::walk::{FileKind, Status, Visited};
 use crate::account::Account;
+use crate::printable::ShellWord;
 
 const READ: u32 = 0o4;
 const SEARCH: u32 = 0o1;
@@ -156,9 +157,9 @@ impl<'a> Guard<'a> {
         }
         match fault.weakness {
             Weakness::OwnedByService | Weakness::OwnedByStranger => {
-                format!("chown root {}", path.display())
+                format!("chown root {}", word(path))
             }
-            _ => format!("chmod go-w {}", path.display()),
+            _ => format!("chmod go-w {}", word(path)),
         }
     }
 
@@ -225,19 +226,24 @@ impl<'a> Guard<'a> {
             Some((place, SEARCH)) => {
                 let directory = self.files.path(&place.path);
                 if opened.is_own(place) && !is_home(&place.path) {
-                    format!("chmod o+x {}", directory.display())
+                    format!("chmod o+x {}", word(&directory))
                 } else {
                     format!("{} is closed; {}", directory.display(), self.move_it(opened.role))
                 }
             }
-            Some((_, READ)) => format!("chmod o+r {}", opened.path.display()),
-            Some(_) => format!("chmod o+rx {}", opened.path.display()),
-            None => format!("namei -l {} shows what is closed", path.display()),
+            Some((_, READ)) => format!("chmod o+r {}", word(&opened.path)),
+            Some(_) => format!("chmod o+rx {}", word(&opened.path)),
+            None => format!("namei -l {} shows what is closed", word(&path)),
         };
         let message =
             format!("the daemon runs as {}, who {fact}; {remedy}", self.user(account.uid));
         Some(Problem::new(severity, Place::start_of(&opened.path), message))
     }
+}
+
+/// A path as a word of a command. Whoever may put a file into a directory chooses its name.
+fn word(path: &Path) -> String {
+    ShellWord(&path.to_string_lossy()).to_string()
 }
 
 /// The first directory or file whose mode keeps an account out, and the permission that is

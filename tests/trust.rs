@@ -359,7 +359,10 @@ fn the_home_of_root_is_not_to_be_opened() {
                   echo 'user = \"nobody\"' >/root/m.toml && \
                   echo 'policy-dirs = [\"/root/policy.d\"]' >>/root/m.toml && \
                   echo '# a rule will come' >/root/policy.d/game.toml && \
-                  /proc/self/fd/9 -c /root/m.toml check";
+                  /proc/self/fd/9 -c /root/m.toml check; \
+                  mount -t tmpfs -o mode=755 none /srv && \
+                  printf 'user = \"nobody\"\npolicy-dirs = [\"/root\"]\n' >/srv/m.toml && \
+                  /proc/self/fd/9 -c /srv/m.toml check | head -n 1";
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_masterpolicyd")])
         .output();
@@ -383,7 +386,9 @@ fn the_home_of_root_is_not_to_be_opened() {
              name that in policy-dirs\n\
              /root/policy.d/game.toml:1:1: {user} read this file: the service {start}; namei -l \
              /root/policy.d/game.toml shows what is closed\n\
-             3 errors, no warnings\n"
+             3 errors, no warnings\n\
+             /root:1:1: {user} list this directory: the service {start}; move the files to where \
+             only root can write, such as /etc/masterpolicyd/policy.d, and name that in policy-dirs\n"
         )
     );
 }

@@ -232,6 +232,7 @@ impl<'a> Guard<'a> {
                 }
             }
             Some((_, READ)) => format!("chmod o+r {}", word(&opened.path)),
+            Some((place, _)) if is_home(&place.path) => self.move_it(opened.role),
             Some(_) => format!("chmod o+rx {}", word(&opened.path)),
             None => format!("namei -l {} shows what is closed", word(&path)),
         };

@@ -312,8 +312,8 @@ const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
 /// Two addresses and two ports.
-const IPV4_ADDRESSES: usize = 2 * 4 + 2 * 2;
-const IPV6_ADDRESSES: usize = 2 * 16 + 2 * 2;
+const IPV4_ADDRESSES: usize = 2 * (4 + 2);
+const IPV6_ADDRESSES: usize = 2 * (16 + 2);
 /// Two paths.
 const UNIX_ADDRESSES: usize = 2 * 108;
 
@@ -587,6 +587,26 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_either_version_is_known_by_its_beginning() {
+        for bytes in [&b"PROXY TCP4 192"[..], b"\r\n\r\n\0\r\nQUIT\n\x21"] {
+            assert!(begins_header(bytes), "{}", bytes.escape_ascii());
+        }
+        for bytes in [REQUEST, b"PROXY", b"PROXYTCP4", b"\r\n\r\n"] {
+            assert!(!begins_header(bytes), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_first_byte_touches_a_header() {
+        for first in [b"P", b"\r"] {
+            let mut preamble = Preamble::default();
+            assert!(preamble.is_untouched());
+            assert_eq!(preamble.take(first), Parsed::Unfinished);
+            assert!(!preamble.is_untouched());
+        }
+    }
+
+    #[test]
     fn a_line_names_the_client_and_where_it_connected_to() {
         assert_eq!(
             said(b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 843\r\n"),
@@ -606,6 +626,8 @@ mod tests {
         for line in [
             "<",
             "p",
+            " ",
+            "PROX ",
             "PROXY\r",
             "PROXY  ",
             "PROXY T\r",
@@ -738,10 +760,18 @@ mod tests {
                 assert_eq!(parse(&header).0, Parsed::Malformed, "byte {index}");
             }
         }
+        // A second one, and one of another length, are wrong where their length ends, whatever they
+        // say.
+        let values = HEAD + IPV4_ADDRESSES;
         let second = value(CHECKSUM, &[0; 4]);
-        assert_eq!(parse(&with(0, &second)).0, Parsed::Malformed, "two checksums");
-        let short = [&ipv4_block()[..], &value(CHECKSUM, &[0; 3])].concat();
-        assert_eq!(parse(&binary(PROXY, TCP_OVER_IPV4, &short)).0, Parsed::Malformed);
+        let before = value(0x04, b"xy").len() + second.len();
+        let wrong = (Parsed::Malformed, values + before + VALUE_HEAD);
+        assert_eq!(parse(&with(0, &second)), wrong, "two checksums");
+        for length in [3, 5] {
+            let block = [&ipv4_block()[..], &value(CHECKSUM, &vec![0; length])].concat();
+            let wrong = (Parsed::Malformed, values + VALUE_HEAD);
+            assert_eq!(parse(&binary(PROXY, TCP_OVER_IPV4, &block)), wrong, "{length} bytes");
+        }
     }
 
     #[test]

@@ -22,14 +22,15 @@ pub(super) fn slips(source: &str, errors: &[toml::de::Error]) -> Vec<(usize, Str
         // Whatever follows is taken for an element.
         slips.retain(|slip| slip.offset < offset);
     }
-    drop_what_follows_from_a_duplicate(source, &mut slips);
+    let lines = Lines::of(source);
+    drop_what_follows_from_a_duplicate(source, &lines, &mut slips);
     let mut told = Vec::new();
     let mut slips = slips.iter().peekable();
     while let Some(slip) = slips.next() {
         // One line, one slip.
-        let line = line_start(source, slip.offset);
+        let line = lines.start_of(slip.offset);
         let mut next = None;
-        while let Some(other) = slips.next_if(|it| line_start(source, it.offset) == line) {
+        while let Some(other) = slips.next_if(|it| lines.start_of(it.offset) == line) {
             next.get_or_insert(other);
         }
         told.push(if is_unquoted(slip) && next.is_some_and(begins_another_entry) {
@@ -40,6 +41,22 @@ pub(super) fn slips(source: &str, errors: &[toml::de::Error]) -> Vec<(usize, Str
     }
     told.extend(unclosed.map(|it| (it.offset, it.message.to_owned())));
     told
+}
+
+/// Where each line begins: a long line that is wrong throughout takes no time to look through.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(source: &str) -> Self {
+        let after_newlines = source.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self(std::iter::once(0).chain(after_newlines).collect())
+    }
+
+    /// Where the line begins that `offset` lies in.
+    fn start_of(&self, offset: usize) -> usize {
+        let next = self.0.partition_point(|&start| start <= offset);
+        next.checked_sub(1).map_or(0, |index| self.0[index])
+    }
 }
 
 /// What begins and does not end, so that it takes in the rest of the file.
@@ -90,20 +107,25 @@ fn line_start(source: &str, offset: usize) -> usize {
 }
 
 /// Where a header stands for the second time, the keys below it are no slips of their own.
-fn drop_what_follows_from_a_duplicate(source: &str, slips: &mut Vec<Slip<'_>>) {
-    let is_header = |line: &str| line.trim_start().starts_with('[');
-    let mut duplicate = None;
+fn drop_what_follows_from_a_duplicate(source: &str, lines: &Lines, slips: &mut Vec<Slip<'_>>) {
+    let is_header = |line: &str| line.trim_start_matches([' ', '\t']).starts_with('[');
+    let mut headers =
+        lines.0.iter().copied().filter(|start| is_header(&source[*start..])).peekable();
+    // The last header up to a line, and the last one that is there twice.
+    let (mut header, mut duplicate) = (None, None);
     slips.retain(|slip| {
-        let line = line_start(source, slip.offset);
+        let line = lines.start_of(slip.offset);
+        while let Some(next) = headers.next_if(|start| *start <= line) {
+            header = Some(next);
+        }
         if slip.message != "duplicate key" {
             return true;
         }
-        if is_header(&source[line..]) {
-            duplicate = Some(line);
+        if header == Some(line) {
+            duplicate = header;
             return true;
         }
-        let is_below = |header| !source[header..line].lines().skip(1).any(is_header);
-        !duplicate.is_some_and(is_below)
+        header.is_none() || header != duplicate
     });
 }
 

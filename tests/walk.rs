@@ -3,12 +3,15 @@
 
 mod model;
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use masterpolicyd::config::walk::{FileKind, Status, Stop, Trail, Tree, walk};
 use model::{
     ADMINISTRATOR, Entry, Model, Move, NAMES, Outcome, ROOT, SERVICE, STRANGER, What,
     assert_out_of_reach,
 };
+use nix::errno::Errno;
 use proptest::prelude::*;
 
 fn names() -> impl Strategy<Value = String> {
@@ -155,6 +158,20 @@ fn only_a_directory_is_safe_among_temporary_files() {
 }
 
 #[test]
+fn not_even_a_directory_is_safe_where_others_write_and_nothing_is_sticky() {
+    // /a is written by others. In it: a directory of root's with a file.
+    for mode in [0o775, 0o757, 0o777] {
+        let model = Model::of(&[
+            entry(0, 0, ROOT, mode, What::Directory),
+            entry(1, 0, ROOT, 0o755, What::Directory),
+            entry(2, 0, ROOT, 0o644, What::File),
+        ]);
+        assert_eq!(model.read(Path::new("/a/a/a")), Outcome::Refused, "{mode:o}");
+        assert_eq!(model.list(Path::new("/a/a")), None, "{mode:o}");
+    }
+}
+
+#[test]
 fn forty_links_are_followed_and_no_more() {
     let chain = |links: usize| {
         let mut model = vec![entry(0, 0, ROOT, 0o755, What::Directory)];
@@ -174,4 +191,72 @@ fn a_path_as_long_as_no_system_takes_is_refused_before_it_is_walked() {
     let path = |length: usize| format!("{}a", "/".repeat(length - 1));
     assert!(matches!(model.read(Path::new(&path(4095))), Outcome::Trusted(_)));
     assert_eq!(model.read(Path::new(&path(4096))), Outcome::Nowhere);
+}
+
+#[test]
+fn a_relative_path_begins_at_the_start_and_an_absolute_one_at_the_root() {
+    // /a, /a/a, /a/b, /b
+    let model = Model::of(&[
+        entry(0, 0, ROOT, 0o755, What::Directory),
+        entry(1, 0, ROOT, 0o644, What::File),
+        entry(1, 1, ROOT, 0o755, What::Directory),
+        entry(0, 1, ROOT, 0o644, What::File),
+    ]);
+    let start = walk(&model, None, Path::new("/a"), &mut Trail::default()).unwrap();
+    let place = |path: &str| {
+        let found = walk(&model, Some(&start), Path::new(path), &mut Trail::default()).unwrap();
+        let name = found.entry.map(|(directory, name)| (directory, name.into_string().unwrap()));
+        (found.visited.path.into_os_string().into_string().unwrap(), name)
+    };
+    let in_directory = |directory, name: &str| Some((directory, name.to_owned()));
+    assert_eq!(place("a"), ("/a/a".to_owned(), in_directory(start.node, "a")));
+    assert_eq!(place("/b"), ("/b".to_owned(), in_directory(0, "b")));
+    assert_eq!(place("b/.."), ("/a".to_owned(), None), "whose name there is not known");
+}
+
+/// The model, in which what is called `b` is on a file system of its own, and every file system is
+/// made up.
+struct MadeUp(Model);
+
+impl Tree for MadeUp {
+    type Node = <Model as Tree>::Node;
+
+    fn root(&self) -> Result<(Self::Node, Status), Errno> {
+        self.0.root()
+    }
+
+    fn look(&self, directory: &Self::Node, name: &OsStr) -> Result<(Self::Node, Status), Errno> {
+        let (node, status) = self.0.look(directory, name)?;
+        Ok((node, Status { device: if name == "b" { 2 } else { 1 }, ..status }))
+    }
+
+    fn read_link(&self, link: &Self::Node) -> Result<OsString, Errno> {
+        self.0.read_link(link)
+    }
+
+    fn made_up(&self, _directory: &Self::Node) -> Result<Option<&'static str>, Errno> {
+        Ok(Some("proc"))
+    }
+}
+
+#[test]
+fn a_made_up_file_system_is_not_entered() {
+    // /a, the file /a/b, /b
+    let tree = MadeUp(Model::of(&[
+        entry(0, 0, ROOT, 0o755, What::Directory),
+        entry(1, 1, ROOT, 0o644, What::File),
+        entry(0, 1, ROOT, 0o755, What::Directory),
+    ]));
+    let walk = |path: &str| walk(&tree, None, Path::new(path), &mut Trail::default());
+    assert_eq!(walk("/b").unwrap_err(), Stop::MadeUp("/b".into(), "proc"));
+    assert!(walk("/a").is_ok(), "a directory of the same file system is entered");
+    assert!(walk("/a/b").is_ok(), "a file that is mounted is no directory to enter");
+}
+
+#[test]
+fn what_is_no_file_is_named_in_words() {
+    use FileKind::{Device, Directory, Fifo, File, Link, Null, Socket};
+    let kinds = [Directory, File, Link, Null, Device, Fifo, Socket].map(FileKind::as_str);
+    let words = ["directory", "regular file", "link", "device", "device", "FIFO", "socket"];
+    assert_eq!(kinds, words.map(|word| format!("a {word}")));
 }

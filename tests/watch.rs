@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use support::daemon::{MAIN_FILE, RULES, document};
 use support::process::strace;
-use support::{Daemon, Setup, set_mode, skip};
+use support::{Daemon, Setup, find_program, set_mode, skip, unshare_of_mounts};
 
 const OTHER_RULES: &[(&str, &str)] = &[("www.example.org", "9339")];
 const CHANGED: &str = "the configuration has changed";
@@ -146,6 +146,86 @@ fn a_volume_that_kubernetes_swaps_is_served() {
             fs::remove_dir_all(volume.join(pair[0])).expect("the end of the old version");
         });
         assert_grants(&daemon, domain);
+    }
+}
+
+/// The shell's commands of the sidecar in the manifest, with its directories in this one.
+fn sidecar(directory: &Path) -> String {
+    let manifest =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/kubernetes/daemonset.yaml");
+    let manifest = fs::read_to_string(manifest).expect("the manifest");
+    let (_, block) = manifest.split_once("- |\n              trap ").expect("the commands");
+    let block = format!("              trap {block}");
+    let lines = block.lines().map_while(|line| line.strip_prefix("              "));
+    let script = lines.collect::<Vec<_>>().join("\n");
+    let directory = directory.to_str().expect("a path in UTF-8");
+    let within = |name: &str| format!(" {directory}{name}/");
+    script
+        .replace(" /configuration/", &within("/configuration"))
+        .replace(" /shared/", &within("/shared"))
+}
+
+/// The whole of a pod: a `ConfigMap` in a directory of mode 0777 that is mounted for reading only,
+/// the sidecar of the manifest, and the directory that it fills, which the daemon reads.
+#[test]
+fn a_changed_config_map_is_served_in_the_pod_of_the_manifest() {
+    let test = "a_changed_config_map_is_served_in_the_pod_of_the_manifest";
+    let Some(unshare) = unshare_of_mounts(test) else { return };
+    let Some(setpriv) = find_program("setpriv") else {
+        return skip(test, "setpriv is not installed");
+    };
+    let setup = watching().keys("sandbox = \"best-effort\"");
+    let directory = setup.directory.path().to_owned();
+    for name in ["volume", "configuration", "shared", "etc"] {
+        make_directory(&directory.join(name));
+    }
+    set_mode(&directory.join("shared"), 0o777);
+    fs::write(directory.join("sidecar"), sidecar(&directory)).expect("the commands");
+    let pod = r#"
+        cd "$(dirname "$0")"
+        mount -t tmpfs -o mode=0777 tmpfs volume
+        mkdir volume/..1
+        cp masterpolicyd.toml volume/..1/
+        ln -s ..1 volume/..data
+        ln -s ..data/masterpolicyd.toml volume/masterpolicyd.toml
+        mount --bind volume configuration
+        mount -o remount,bind,ro configuration
+        setpriv --pdeathsig KILL --reuid nobody --regid "$(id -g nobody)" --clear-groups \
+            sh -euc "$(cat sidecar)" </dev/null >sidecar.log 2>&1 3<&- &
+        until test -e shared/masterpolicyd/masterpolicyd.toml; do sleep 0.1; done
+        mount --bind shared/masterpolicyd etc
+        mount -o remount,bind,ro etc
+        # The daemon's own words, with the file that it finds in the pod.
+        for word; do
+            shift
+            case $word in
+            */masterpolicyd.toml) set -- "$@" "$PWD/etc/masterpolicyd.toml" ;;
+            *) set -- "$@" "$word" ;;
+            esac
+        done
+        exec "$@""#;
+    let zero = directory.join("pod");
+    let words =
+        [unshare.as_os_str(), "--mount".as_ref(), "sh".as_ref(), "-euc".as_ref(), pod.as_ref()];
+    let setup = setup.user(None).through(words).through([zero]);
+    let mut daemon = setup.unprivileged(&setpriv, &[]).start();
+    assert_eq!(daemon.ask(), document(RULES));
+
+    // As the daemon's mounts have it.
+    let volume = format!("/proc/{}/root{}/volume", daemon.pid, directory.display());
+    let volume = Path::new(&volume);
+    let original = fs::read_to_string(volume.join("..1").join(MAIN_FILE)).expect("the main file");
+    for (old, new) in [("..1", "..2"), ("..2", "..3")] {
+        let domain = format!("pod{new}.test").replace("..", "");
+        reloads_after(&mut daemon, |_| {
+            make_directory(&volume.join(new));
+            let changed = original.replace("*.example.com", &domain);
+            fs::write(volume.join(new).join(MAIN_FILE), changed).expect("a file");
+            symlink(new, volume.join("..data_tmp")).expect("a link");
+            fs::rename(volume.join("..data_tmp"), volume.join("..data")).expect("the swap");
+            fs::remove_dir_all(volume.join(old)).expect("the end of the old version");
+        });
+        assert_eq!(daemon.ask(), document(&[(&domain, RULES[0].1)]));
     }
 }
 

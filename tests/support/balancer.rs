@@ -89,6 +89,14 @@ impl Balancer {
     /// nginx, which passes connections to `address` on to `server`, each with a header. `None` where
     /// it is not installed.
     pub(crate) fn nginx(test: &str, address: SocketAddr, server: SocketAddr) -> Option<Self> {
+        let stream =
+            format!("server {{ listen {address}; proxy_pass {server}; proxy_protocol on; }}");
+        Self::nginx_with(test, &stream, address)
+    }
+
+    /// nginx with these servers of its stream module, of which `address` is one. `None` where it is not
+    /// installed.
+    pub(crate) fn nginx_with(test: &str, stream: &str, address: SocketAddr) -> Option<Self> {
         const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
         let Some(program) = find_program("nginx").filter(|_| Path::new(MODULE).exists()) else {
             skip(test, "nginx or its stream module is not installed");
@@ -99,7 +107,7 @@ impl Balancer {
             "load_module {MODULE};\n\
              daemon off;\nmaster_process off;\nerror_log stderr crit;\npid {0}/pid;\n\
              events {{ worker_connections 4096; }}\n\
-             stream {{ server {{ listen {address}; proxy_pass {server}; proxy_protocol on; }} }}\n",
+             stream {{ {stream} }}\n",
             directory.path().display()
         );
         let file = directory.file("nginx.conf", configuration);

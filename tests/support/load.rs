@@ -163,10 +163,16 @@ pub(crate) struct Report {
     pub(crate) answered: usize,
     /// How often each document was the answer, in the order of [`Load::documents`].
     pub(crate) by_document: Vec<usize>,
-    /// The first few of the others, in words.
+    /// Exchanges that a reset ended, with the whole answer or without.
+    pub(crate) resets: usize,
+    /// Exchanges that had no end when [`PATIENCE`] did.
+    pub(crate) unended: usize,
+    /// The first few of those that were not answered, in words.
     pub(crate) failures: Vec<String>,
     pub(crate) elapsed: Duration,
     pub(crate) latency: Latency,
+    /// From the call of `connect` to the last byte of the document, however the exchange ended.
+    pub(crate) arrival: Latency,
 }
 
 impl Report {
@@ -182,7 +188,8 @@ impl Report {
     }
 }
 
-/// From the call of `connect` to the end of the stream, of the exchanges that were answered.
+/// Durations in ascending order; as [`Report::latency`] from the call of `connect` to the end of the
+/// stream, of the exchanges that were answered.
 #[derive(Debug)]
 pub(crate) struct Latency(Vec<Duration>);
 
@@ -196,6 +203,11 @@ impl Latency {
     pub(crate) fn quantile(&self, per_mille: usize) -> Duration {
         let rank = (self.0.len() * per_mille).div_ceil(1000).max(1) - 1;
         self.0.get(rank).copied().unwrap_or_default()
+    }
+
+    /// How many exchanges took no longer than this.
+    pub(crate) fn within(&self, limit: Duration) -> usize {
+        self.0.partition_point(|sample| *sample <= limit)
     }
 
     pub(crate) fn longest(&self) -> Duration {
@@ -237,6 +249,32 @@ struct Exchange {
     step: usize,
     sent: usize,
     received: Vec<u8>,
+    /// When the whole document was there, counted from `began`.
+    arrived: Option<Duration>,
+}
+
+/// Why an exchange was not answered.
+struct Failure {
+    cause: Cause,
+    words: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Reset,
+    Unended,
+    Other,
+}
+
+impl Failure {
+    /// Of what the system said, and what was being done.
+    fn of(error: &io::Error, doing: &str) -> Self {
+        let cause = match error.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Cause::Reset,
+            _ => Cause::Other,
+        };
+        Self { cause, words: format!("{doing}: {error}") }
+    }
 }
 
 enum Sending {
@@ -249,7 +287,7 @@ enum Sending {
 enum Progress {
     Waiting,
     LetOthers,
-    Done(Result<usize, String>),
+    Done(Result<usize, Failure>),
 }
 
 struct Client<'a> {
@@ -264,8 +302,11 @@ struct Client<'a> {
     ended: usize,
     began: Instant,
     by_document: Vec<usize>,
+    resets: usize,
+    unended: usize,
     failures: Vec<String>,
     latency: Vec<Duration>,
+    arrival: Vec<Duration>,
 }
 
 impl<'a> Client<'a> {
@@ -281,8 +322,11 @@ impl<'a> Client<'a> {
             ended: 0,
             began: Instant::now(),
             by_document: vec![0; load.documents.len()],
+            resets: 0,
+            unended: 0,
             failures: Vec::new(),
             latency: Vec::with_capacity(load.requests),
+            arrival: Vec::with_capacity(load.requests),
         }
     }
 
@@ -327,11 +371,18 @@ impl<'a> Client<'a> {
                 Ok(stream) => {
                     let received = Vec::with_capacity(1024);
                     let shape = self.load.shape;
-                    self.slots[slot] =
-                        Some(Exchange { stream, shape, began, step: 0, sent: 0, received });
+                    self.slots[slot] = Some(Exchange {
+                        stream,
+                        shape,
+                        began,
+                        step: 0,
+                        sent: 0,
+                        received,
+                        arrived: None,
+                    });
                     return;
                 }
-                Err(error) => self.end(Duration::ZERO, Err(format!("connect: {error}"))),
+                Err(error) => self.end(Duration::ZERO, Err(Failure::of(&error, "connect"))),
             }
         }
     }
@@ -343,6 +394,7 @@ impl<'a> Client<'a> {
             Progress::LetOthers => self.resumed.push_back(slot),
             Progress::Done(outcome) => {
                 let elapsed = exchange.began.elapsed();
+                self.arrival.extend(exchange.arrived);
                 self.slots[slot] = None;
                 self.end(elapsed, outcome);
                 self.begin(slot);
@@ -355,11 +407,13 @@ impl<'a> Client<'a> {
             let Some(exchange) = &self.slots[slot] else { continue };
             let elapsed = exchange.began.elapsed();
             if elapsed > PATIENCE {
-                let failure = format!(
+                let words = format!(
                     "no end after {PATIENCE:?}: at step {}, {} bytes received",
                     exchange.step,
                     exchange.received.len()
                 );
+                let failure = Failure { cause: Cause::Unended, words };
+                self.arrival.extend(exchange.arrived);
                 self.slots[slot] = None;
                 self.end(elapsed, Err(failure));
                 self.begin(slot);
@@ -367,15 +421,23 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn end(&mut self, elapsed: Duration, outcome: Result<usize, String>) {
+    fn end(&mut self, elapsed: Duration, outcome: Result<usize, Failure>) {
         self.ended += 1;
         match outcome {
             Ok(document) => {
                 self.by_document[document] += 1;
                 self.latency.push(elapsed);
             }
-            Err(failure) if self.failures.len() < EXAMPLES => self.failures.push(failure),
-            Err(_) => {}
+            Err(failure) => {
+                match failure.cause {
+                    Cause::Reset => self.resets += 1,
+                    Cause::Unended => self.unended += 1,
+                    Cause::Other => {}
+                }
+                if self.failures.len() < EXAMPLES {
+                    self.failures.push(failure.words);
+                }
+            }
         }
     }
 
@@ -384,9 +446,12 @@ impl<'a> Client<'a> {
             requests: self.load.requests,
             answered: self.by_document.iter().sum(),
             by_document: self.by_document,
+            resets: self.resets,
+            unended: self.unended,
             failures: self.failures,
             elapsed: self.began.elapsed(),
             latency: Latency::new(self.latency),
+            arrival: Latency::new(self.arrival),
         }
     }
 }
@@ -402,7 +467,7 @@ impl Exchange {
     }
 
     /// Takes the steps that can be taken.
-    fn send(&mut self, steps: &[Step]) -> Result<Sending, String> {
+    fn send(&mut self, steps: &[Step]) -> Result<Sending, Failure> {
         while let Some(step) = steps.get(self.step) {
             let done = match step {
                 Step::Send(bytes) => self.stream.write(&bytes[self.sent..]).map(|written| {
@@ -428,7 +493,7 @@ impl Exchange {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Sending::Blocked),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) if self.step > 0 && self.is_talkative() => break,
-                Err(error) => return Err(format!("{step:?}: {error}")),
+                Err(error) => return Err(Failure::of(&error, &format!("{step:?}"))),
             }
         }
         Ok(Sending::Complete)
@@ -439,13 +504,18 @@ impl Exchange {
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => return Progress::Done(self.judge(documents)),
-                Ok(count) => self.received.extend_from_slice(&buffer[..count]),
+                Ok(count) => {
+                    self.received.extend_from_slice(&buffer[..count]);
+                    if self.arrived.is_none() && documents.contains(&self.received.as_slice()) {
+                        self.arrived = Some(self.began.elapsed());
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) if self.is_talkative() => return Progress::Done(self.judge(documents)),
                 Err(error) => {
-                    let received = self.received.len();
-                    return Progress::Done(Err(format!("after {received} bytes: {error}")));
+                    let doing = format!("after {} bytes", self.received.len());
+                    return Progress::Done(Err(Failure::of(&error, &doing)));
                 }
             }
         }
@@ -455,19 +525,25 @@ impl Exchange {
         Shape::TALKATIVE.contains(&self.shape)
     }
 
-    fn judge(&self, documents: &[&[u8]]) -> Result<usize, String> {
+    fn judge(&self, documents: &[&[u8]]) -> Result<usize, Failure> {
         // A reset that arrives behind the end of the stream shows in no read: ask for it.
         let error = self.stream.take_error().unwrap_or_else(Some);
         let error = error.filter(|_| !self.is_talkative());
         let document = documents.iter().position(|document| *document == self.received);
         match (document, error) {
             (Some(document), None) => Ok(document),
-            (Some(_), Some(error)) => Err(format!("behind the answer: {error}")),
-            (None, error) => Err(format!(
-                "not the document: {} bytes, {:?}, {error:?}",
-                self.received.len(),
-                String::from_utf8_lossy(&self.received)
-            )),
+            (Some(_), Some(error)) => Err(Failure::of(&error, "behind the answer")),
+            (None, error) => {
+                let doing = format!(
+                    "not the document: {} bytes, {:?}",
+                    self.received.len(),
+                    String::from_utf8_lossy(&self.received)
+                );
+                Err(match error {
+                    Some(error) => Failure::of(&error, &doing),
+                    None => Failure { cause: Cause::Other, words: doing },
+                })
+            }
         }
     }
 }

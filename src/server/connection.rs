@@ -16,7 +16,7 @@ use socket2::SockRef;
 
 use super::exchange::{Ending, Exchange, Outcome, PolicyRequest, Request, Want};
 use super::listener::Purpose;
-use super::preamble::{Header, Parsed, Preamble};
+use super::preamble::{Header, Preamble, Taken};
 use super::scrape::{self, HttpRequest};
 use crate::document::{Document, Documents};
 
@@ -103,9 +103,9 @@ fn meet(
             Ok(count @ 1..) => {
                 trace!("{peer}: read {count} bytes, and expects a header");
                 match preamble.take(&buffer[..count]) {
-                    Parsed::Unfinished => {}
-                    Parsed::Complete { header, taken } => return Ok((header, taken..count)),
-                    Parsed::Malformed => {
+                    Taken::Unfinished => {}
+                    Taken::Complete { header, taken } => return Ok((header, taken..count)),
+                    Taken::Malformed => {
                         return Err(Progress::Ended(Ending::malformed(&buffer[..count])));
                     }
                 }

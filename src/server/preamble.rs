@@ -43,7 +43,7 @@ pub enum Header {
 
 /// How far a header has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parsed {
+pub enum Taken {
     /// More of it has to come.
     Unfinished,
     /// It is complete.
@@ -66,7 +66,7 @@ enum State {
     /// Nothing has come.
     #[default]
     Untouched,
-    Text(Text),
+    Line(Line),
     Binary(Binary),
 }
 
@@ -77,20 +77,20 @@ struct Malformed;
 impl Preamble {
     /// Takes bytes until the header is complete or cannot become one. It must not be called again
     /// after that.
-    pub fn take(&mut self, bytes: &[u8]) -> Parsed {
+    pub fn take(&mut self, bytes: &[u8]) -> Taken {
         for (&byte, taken) in bytes.iter().zip(1..) {
             let after = match &mut self.0 {
                 State::Untouched => self.begin(byte),
-                State::Text(text) => text.take(byte),
+                State::Line(line) => line.take(byte),
                 State::Binary(binary) => binary.take(byte),
             };
             match after {
                 Ok(None) => {}
-                Ok(Some(header)) => return Parsed::Complete { header, taken },
-                Err(Malformed) => return Parsed::Malformed,
+                Ok(Some(header)) => return Taken::Complete { header, taken },
+                Err(Malformed) => return Taken::Malformed,
             }
         }
-        Parsed::Unfinished
+        Taken::Unfinished
     }
 
     /// Whether nothing has come.
@@ -105,23 +105,23 @@ impl Preamble {
             self.0 = State::Binary(Binary::begun());
             return Ok(None);
         }
-        let mut text = Text::default();
-        let after = text.take(byte);
-        self.0 = State::Text(text);
+        let mut line = Line::default();
+        let after = line.take(byte);
+        self.0 = State::Line(line);
         after
     }
 }
 
 /// A header of version 1: a line of ASCII.
 #[derive(Debug, Clone)]
-struct Text {
+struct Line {
     /// How many bytes have come.
     length: usize,
     field: Field,
     /// What has come of the field.
     written: [u8; LONGEST_FIELD],
     written_length: usize,
-    family: Family,
+    protocol: Protocol,
     source: IpAddr,
     destination: IpAddr,
     source_port: u16,
@@ -135,7 +135,7 @@ const LONGEST_FIELD: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Keyword,
-    Family,
+    Protocol,
     Source,
     Destination,
     SourcePort,
@@ -147,20 +147,20 @@ enum Field {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum Protocol {
     Tcp4,
     Tcp6,
     Unknown,
 }
 
-impl Family {
+impl Protocol {
     const EVERY: [(&'static [u8], Self); 3] =
         [(b"TCP4", Self::Tcp4), (b"TCP6", Self::Tcp6), (b"UNKNOWN", Self::Unknown)];
 }
 
 const KEYWORD: &[u8] = b"PROXY";
 
-impl Default for Text {
+impl Default for Line {
     fn default() -> Self {
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         Self {
@@ -168,7 +168,7 @@ impl Default for Text {
             field: Field::Keyword,
             written: [0; LONGEST_FIELD],
             written_length: 0,
-            family: Family::Unknown,
+            protocol: Protocol::Unknown,
             source: nowhere,
             destination: nowhere,
             source_port: 0,
@@ -177,7 +177,7 @@ impl Default for Text {
     }
 }
 
-impl Text {
+impl Line {
     fn take(&mut self, byte: u8) -> Result<Option<Header>, Malformed> {
         self.length += 1;
         match (self.field, byte) {
@@ -205,8 +205,8 @@ impl Text {
         let are_all = |belongs: fn(&u8) -> bool| written.iter().all(belongs);
         match self.field {
             Field::Keyword => KEYWORD.starts_with(written),
-            Field::Family => Family::EVERY.iter().any(|(name, _)| name.starts_with(written)),
-            Field::Source | Field::Destination if self.family == Family::Tcp4 => {
+            Field::Protocol => Protocol::EVERY.iter().any(|(name, _)| name.starts_with(written)),
+            Field::Source | Field::Destination if self.protocol == Protocol::Tcp4 => {
                 are_all(|byte| byte.is_ascii_digit() || *byte == b'.')
             }
             Field::Source | Field::Destination => {
@@ -223,13 +223,13 @@ impl Text {
     fn end_field(&mut self, end: u8) -> Result<(), Malformed> {
         let written = &self.written[..self.written_length];
         let next = match (self.field, end) {
-            (Field::Keyword, b' ') if written == KEYWORD => Field::Family,
-            (Field::Family, _) => {
-                let family = Family::EVERY.iter().find(|(name, _)| *name == written);
-                self.family = family.ok_or(Malformed)?.1;
-                match (self.family, end) {
-                    (Family::Unknown, b' ') => Field::Ignored,
-                    (Family::Unknown, _) => Field::LineFeed,
+            (Field::Keyword, b' ') if written == KEYWORD => Field::Protocol,
+            (Field::Protocol, _) => {
+                let protocol = Protocol::EVERY.iter().find(|(name, _)| *name == written);
+                self.protocol = protocol.ok_or(Malformed)?.1;
+                match (self.protocol, end) {
+                    (Protocol::Unknown, b' ') => Field::Ignored,
+                    (Protocol::Unknown, _) => Field::LineFeed,
                     (_, b' ') => Field::Source,
                     _ => return Err(Malformed),
                 }
@@ -260,9 +260,9 @@ impl Text {
     fn address(&self) -> Result<IpAddr, Malformed> {
         let written =
             str::from_utf8(&self.written[..self.written_length]).map_err(|_| Malformed)?;
-        match self.family {
-            Family::Tcp4 => written.parse::<Ipv4Addr>().map(IpAddr::V4),
-            Family::Tcp6 | Family::Unknown => written.parse::<Ipv6Addr>().map(IpAddr::V6),
+        match self.protocol {
+            Protocol::Tcp4 => written.parse::<Ipv4Addr>().map(IpAddr::V4),
+            Protocol::Tcp6 | Protocol::Unknown => written.parse::<Ipv6Addr>().map(IpAddr::V6),
         }
         .map_err(|_| Malformed)
     }
@@ -276,9 +276,9 @@ impl Text {
     }
 
     fn header(&self) -> Header {
-        match self.family {
-            Family::Unknown => Header::Unknown,
-            Family::Tcp4 | Family::Tcp6 => Header::Client {
+        match self.protocol {
+            Protocol::Unknown => Header::Unknown,
+            Protocol::Tcp4 | Protocol::Tcp6 => Header::Client {
                 client: SocketAddr::new(self.source, self.source_port),
                 asked: SocketAddr::new(self.destination, self.destination_port),
             },
@@ -297,7 +297,7 @@ struct Binary {
     /// Where the addresses end, and the header.
     addresses_end: usize,
     end: usize,
-    value: Value,
+    value: Tlv,
     checksum: Checksum,
 }
 
@@ -331,7 +331,7 @@ fn addresses_of(transport: u8) -> Option<usize> {
 
 /// What comes next of the values behind the addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Value {
+enum Tlv {
     Type,
     /// The upper byte of its length.
     Length {
@@ -403,7 +403,7 @@ impl Binary {
             addresses: [0; IPV6_ADDRESSES],
             addresses_end: HEAD,
             end: HEAD,
-            value: Value::Type,
+            value: Tlv::Type,
             checksum: Checksum::of(&[]),
         }
     }
@@ -474,24 +474,24 @@ impl Binary {
         let left = self.end - self.length;
         let mut counted = byte;
         self.value = match self.value {
-            Value::Type if left + 1 < VALUE_HEAD => return Err(Malformed),
-            Value::Type => Value::Length { kind: byte },
-            Value::Length { kind } => Value::LengthEnd { kind, upper: byte },
-            Value::LengthEnd { kind, upper } => {
+            Tlv::Type if left + 1 < VALUE_HEAD => return Err(Malformed),
+            Tlv::Type => Tlv::Length { kind: byte },
+            Tlv::Length { kind } => Tlv::LengthEnd { kind, upper: byte },
+            Tlv::LengthEnd { kind, upper } => {
                 let length = usize::from(u16::from_be_bytes([upper, byte]));
                 let is_checksum = kind == CHECKSUM;
                 let is_second = is_checksum && self.checksum.said.replace(0).is_some();
                 if length > left || is_second || (is_checksum && length != CHECKSUM_LENGTH) {
                     return Err(Malformed);
                 }
-                Value::Bytes { kind, left: length }.unless_it_ended()
+                Tlv::Bytes { kind, left: length }.unless_it_ended()
             }
-            Value::Bytes { kind, left } => {
+            Tlv::Bytes { kind, left } => {
                 if let (CHECKSUM, Some(said)) = (kind, &mut self.checksum.said) {
                     *said = (*said << 8) | u32::from(byte);
                     counted = 0;
                 }
-                Value::Bytes { kind, left: left - 1 }.unless_it_ended()
+                Tlv::Bytes { kind, left: left - 1 }.unless_it_ended()
             }
         };
         self.checksum.add(counted);
@@ -520,7 +520,7 @@ impl Binary {
     }
 }
 
-impl Value {
+impl Tlv {
     fn unless_it_ended(self) -> Self {
         if matches!(self, Self::Bytes { left: 0, .. }) { Self::Type } else { self }
     }
@@ -536,26 +536,26 @@ mod tests {
     const REQUEST: &[u8] = b"<policy-file-request/>\0";
 
     /// What becomes of bytes that come at once, and after how many of them that is known.
-    fn parse(bytes: &[u8]) -> (Parsed, usize) {
+    fn parse(bytes: &[u8]) -> (Taken, usize) {
         let mut preamble = Preamble::default();
         for (index, byte) in bytes.iter().enumerate() {
             match preamble.take(&[*byte]) {
-                Parsed::Unfinished => {}
-                Parsed::Complete { header, .. } => {
+                Taken::Unfinished => {}
+                Taken::Complete { header, .. } => {
                     let taken = index + 1;
-                    return (Parsed::Complete { header, taken }, taken);
+                    return (Taken::Complete { header, taken }, taken);
                 }
-                Parsed::Malformed => return (Parsed::Malformed, index + 1),
+                Taken::Malformed => return (Taken::Malformed, index + 1),
             }
         }
-        (Parsed::Unfinished, bytes.len())
+        (Taken::Unfinished, bytes.len())
     }
 
     /// What a header says that is alone and whole.
     #[track_caller]
     fn said(bytes: &[u8]) -> Header {
         match parse(bytes) {
-            (Parsed::Complete { header, taken }, _) if taken == bytes.len() => header,
+            (Taken::Complete { header, taken }, _) if taken == bytes.len() => header,
             other => panic!("{}: {other:?}", bytes.escape_ascii()),
         }
     }
@@ -563,7 +563,7 @@ mod tests {
     /// Fails unless the last byte, and none before it, makes this no header.
     #[track_caller]
     fn assert_wrong_at_the_last_byte(bytes: &[u8]) {
-        assert_eq!(parse(bytes), (Parsed::Malformed, bytes.len()), "{}", bytes.escape_ascii());
+        assert_eq!(parse(bytes), (Taken::Malformed, bytes.len()), "{}", bytes.escape_ascii());
     }
 
     fn client(client: &str, asked: &str) -> Header {
@@ -601,7 +601,7 @@ mod tests {
         for first in [b"P", b"\r"] {
             let mut preamble = Preamble::default();
             assert!(preamble.is_untouched());
-            assert_eq!(preamble.take(first), Parsed::Unfinished);
+            assert_eq!(preamble.take(first), Taken::Unfinished);
             assert!(!preamble.is_untouched());
         }
     }
@@ -736,8 +736,8 @@ mod tests {
         let full = value(0x04, &vec![0; LONGEST_BLOCK - IPV4_ADDRESSES - VALUE_HEAD]);
         assert_eq!(said(&with(&full)), named);
         // A type for whose length there is no room, and a length for whose value there is none.
-        assert_eq!(parse(&with(&[4, 0])), (Parsed::Malformed, HEAD + IPV4_ADDRESSES + 1));
-        assert_eq!(parse(&with(&[4, 0, 1])), (Parsed::Malformed, HEAD + IPV4_ADDRESSES + 3));
+        assert_eq!(parse(&with(&[4, 0])), (Taken::Malformed, HEAD + IPV4_ADDRESSES + 1));
+        assert_eq!(parse(&with(&[4, 0, 1])), (Taken::Malformed, HEAD + IPV4_ADDRESSES + 3));
     }
 
     #[test]
@@ -757,7 +757,7 @@ mod tests {
             for index in (HEAD..header.len()).filter(|index| *index != kind) {
                 let mut header = header.clone();
                 header[index] ^= 0x40;
-                assert_eq!(parse(&header).0, Parsed::Malformed, "byte {index}");
+                assert_eq!(parse(&header).0, Taken::Malformed, "byte {index}");
             }
         }
         // A second one, and one of another length, are wrong where their length ends, whatever they
@@ -765,11 +765,11 @@ mod tests {
         let values = HEAD + IPV4_ADDRESSES;
         let second = value(CHECKSUM, &[0; 4]);
         let before = value(0x04, b"xy").len() + second.len();
-        let wrong = (Parsed::Malformed, values + before + VALUE_HEAD);
+        let wrong = (Taken::Malformed, values + before + VALUE_HEAD);
         assert_eq!(parse(&with(0, &second)), wrong, "two checksums");
         for length in [3, 5] {
             let block = [&ipv4_block()[..], &value(CHECKSUM, &vec![0; length])].concat();
-            let wrong = (Parsed::Malformed, values + VALUE_HEAD);
+            let wrong = (Taken::Malformed, values + VALUE_HEAD);
             assert_eq!(parse(&binary(PROXY, TCP_OVER_IPV4, &block)), wrong, "{length} bytes");
         }
     }
@@ -781,7 +781,7 @@ mod tests {
         {
             let taken = header.len();
             let parsed = Preamble::default().take(&[header, REQUEST].concat());
-            assert!(matches!(parsed, Parsed::Complete { taken: it, .. } if it == taken));
+            assert!(matches!(parsed, Taken::Complete { taken: it, .. } if it == taken));
         }
     }
 
@@ -895,8 +895,8 @@ mod tests {
 
     fn complete(bytes: &[u8]) -> Option<(Header, usize)> {
         match Preamble::default().take(bytes) {
-            Parsed::Complete { header, taken } => Some((header, taken)),
-            Parsed::Unfinished | Parsed::Malformed => None,
+            Taken::Complete { header, taken } => Some((header, taken)),
+            Taken::Unfinished | Taken::Malformed => None,
         }
     }
 
@@ -949,16 +949,16 @@ mod tests {
         ) {
             let mut preamble = Preamble::default();
             let mut rest = &bytes[..];
-            let mut parsed = Parsed::Unfinished;
+            let mut parsed = Taken::Unfinished;
             for cut in cuts.iter().cycle() {
-                if rest.is_empty() || parsed != Parsed::Unfinished {
+                if rest.is_empty() || parsed != Taken::Unfinished {
                     break;
                 }
                 let (chunk, after) = rest.split_at((*cut).min(rest.len()));
                 parsed = match preamble.take(chunk) {
-                    Parsed::Complete { header, taken } => {
+                    Taken::Complete { header, taken } => {
                         let taken = taken + bytes.len() - rest.len();
-                        Parsed::Complete { header, taken }
+                        Taken::Complete { header, taken }
                     }
                     parsed => parsed,
                 };
@@ -971,7 +971,7 @@ mod tests {
         fn nothing_is_waited_for_behind_the_longest_header(bytes in vec(any::<u8>(), 0..64)) {
             for start in [&b"PROXY UNKNOWN "[..], &binary(LOCAL, 0, &[0; LONGEST_BLOCK])[..16]] {
                 let whole = [start, &bytes, &[0; HEAD + LONGEST_BLOCK]].concat();
-                prop_assert_ne!(Preamble::default().take(&whole), Parsed::Unfinished);
+                prop_assert_ne!(Preamble::default().take(&whole), Taken::Unfinished);
             }
         }
     }

@@ -602,7 +602,7 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
         ),
         io::ErrorKind::AddrInUse => {
             format!(
-                "{} has the port: stop it, or remove the address from listen",
+                "{} has the port: stop it, or change the address in listen or metrics.listen",
                 holders.join(", ")
             )
         }
@@ -840,7 +840,7 @@ mod tests {
             error.to_string(),
             format!(
                 "cannot bind {address}: Address already in use (os error 98): nginx (pid 12) has \
-                 the port: stop it, or remove the address from listen"
+                 the port: stop it, or change the address in listen or metrics.listen"
             )
         );
         let nobody_known = |_| vec![];

@@ -299,7 +299,7 @@ fn a_port_below_1024_without_permission_names_the_remedies() {
     };
     in_own_network(test, || {
         let setup = Setup::bound(&[LOCAL.into()]).user(None).unprivileged(&setpriv, &[]);
-        let words = ["127.0.0.1:843", "Permission denied", "sudo", "setcap"];
+        let words = ["127.0.0.1:843", "Permission denied", "sudo", "AmbientCapabilities="];
         assert_gives_up(setup, 77, &words);
     });
 }

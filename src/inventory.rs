@@ -140,6 +140,17 @@ pub fn listeners() -> Result<Vec<HostListener>, InventoryError> {
     Ok(listeners)
 }
 
+/// Whether a process has listeners of its own at `address`, in another network namespace than the
+/// one of those that are `here`. Not where that may not be read.
+#[must_use]
+pub fn is_elsewhere(pid: i32, address: SocketAddr, here: &[HostListener]) -> bool {
+    let Ok(process) = procfs::process::Process::new(pid) else { return false };
+    let tables = [process.tcp(), process.tcp6()];
+    let own = covering(listening(tables.into_iter().flatten().flatten()), address);
+    let is_here = |it: &HostListener| here.iter().any(|other| other.inode == it.inode);
+    !own.is_empty() && !own.iter().any(is_here)
+}
+
 /// Who keeps `address` from being bound (an IPv6 one as v6-only); empty when nobody listens in its way, or when that
 /// cannot be found out.
 #[must_use]
@@ -186,7 +197,15 @@ fn sockets() -> Result<Vec<HostListener>, InventoryError> {
         Err(ProcError::NotFound(_)) => {}
         Err(source) => return Err(error("/proc/net/tcp6")(source)),
     }
-    let mut listeners: Vec<_> = entries
+    let mut listeners = listening(entries);
+    listeners
+        .sort_by_key(|listener| (listener.address.port(), listener.address.ip(), listener.inode));
+    Ok(listeners)
+}
+
+/// Those of these sockets that listen.
+fn listening(entries: impl IntoIterator<Item = TcpNetEntry>) -> Vec<HostListener> {
+    entries
         .into_iter()
         .filter(|entry| entry.state == TcpState::Listen)
         .map(|TcpNetEntry { local_address, inode, uid, .. }| HostListener {
@@ -195,10 +214,7 @@ fn sockets() -> Result<Vec<HostListener>, InventoryError> {
             uid,
             process: None,
         })
-        .collect();
-    listeners
-        .sort_by_key(|listener| (listener.address.port(), listener.address.ip(), listener.inode));
-    Ok(listeners)
+        .collect()
 }
 
 /// Which process holds each of these sockets; where several do, the [`likelier`] one.

@@ -14,16 +14,24 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, mkfifo, setfsuid};
+use nix::unistd::{Pid, Uid, mkfifo, setfsuid};
 use serde_json::{Value, json};
+use socket2::Socket;
 
 use support::daemon::{MAIN_FILE, PROGRAM};
-use support::network::{address_of, listen};
+use support::network::{address_of, in_own_network, listen};
 use support::{Daemon, SERVICE_USER, Scratch, Setup, find_program, is_root, set_mode, skip};
 
 /// A daemon with metrics, and where those are.
 fn measured() -> (Daemon, SocketAddr) {
-    let [policy, metrics] = [(); 2].map(|()| listen((Ipv4Addr::LOCALHOST, 0).into()));
+    measured_at((Ipv4Addr::LOCALHOST, 0).into())
+}
+
+fn measured_at(address: SocketAddr) -> (Daemon, SocketAddr) {
+    measured_on(listen((Ipv4Addr::LOCALHOST, 0).into()), listen(address))
+}
+
+fn measured_on(policy: Socket, metrics: Socket) -> (Daemon, SocketAddr) {
     let (serving, scraped) = (address_of(&policy), address_of(&metrics));
     let setup = Setup::inherited(vec![policy, metrics])
         .listening_on(&[serving])
@@ -77,12 +85,12 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// What is told of a daemon when all are told of, and the whole answer.
-fn told_of(daemon: &Daemon, path: &Scratch) -> (Value, Value) {
+fn told_of(pid: Pid, path: &Scratch) -> (Value, Value) {
     let output = status(path, &["status".into(), "--json".into()]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let own = answer["daemons"].as_array().unwrap().iter();
-    let mut own = own.filter(|it| it["pid"] == daemon.pid.as_raw());
-    (own.next().unwrap_or_else(|| panic!("{} is not in {answer}", daemon.pid)).clone(), answer)
+    let mut own = own.filter(|it| it["pid"] == pid.as_raw());
+    (own.next().unwrap_or_else(|| panic!("{pid} is not in {answer}")).clone(), answer)
 }
 
 #[test]
@@ -163,7 +171,7 @@ fn a_reload_that_failed_is_told_by_the_status_of_the_unit() {
         assert!(told.contains(&format!("{pid}\tunit\t{unit}\n")), "{told}");
         assert_eq!(told.contains("\trequests\tserved "), has_metrics, "{told}");
 
-        let (own, _) = told_of(&daemon, &path);
+        let (own, _) = told_of(daemon.pid, &path);
         assert_eq!(
             (&own["state"], &own["last-reload-failed"]),
             (&json!("reload-failed"), &json!(true))
@@ -244,7 +252,7 @@ fn a_daemon_that_somebody_else_has_started_is_told_and_not_asked() {
     };
     let setup = Setup::new().user(None).unprivileged(&setpriv, &[]);
     let daemon = setup.start();
-    let (own, _) = told_of(&daemon, &systemctl(None));
+    let (own, _) = told_of(daemon.pid, &systemctl(None));
     assert_eq!((&own["state"], &own["user"]), (&json!("not-counted"), &json!(SERVICE_USER)));
     assert_eq!((&own["config"], &own["metrics-unknown"]), (&Value::Null, &json!("not asked")));
     let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
@@ -252,10 +260,10 @@ fn a_daemon_that_somebody_else_has_started_is_told_and_not_asked() {
 
     // systemd has started it, so root has said that it should.
     let path = systemctl(Some(&one_unit(daemon.pid, "active", "serving")));
-    let (own, _) = told_of(&daemon, &path);
+    let (own, _) = told_of(daemon.pid, &path);
     assert_eq!((&own["state"], &own["program-replaced"]), (&json!("runs"), &json!(false)));
     fs::remove_file(daemon.directory.path().join("masterpolicyd")).unwrap();
-    let (own, _) = told_of(&daemon, &path);
+    let (own, _) = told_of(daemon.pid, &path);
     assert_eq!(own["program-replaced"], true, "{own}");
 }
 
@@ -320,6 +328,35 @@ fn somebody_who_listens_in_ipv6_does_not_hide_metrics_in_ipv4() {
     let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
     drop(somebody);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+}
+
+/// Its metrics cannot be reached from here, and at their address may be those of another daemon.
+#[test]
+fn a_daemon_in_another_network_is_not_told_by_the_metrics_of_this_one() {
+    let test = "a_daemon_in_another_network_is_not_told_by_the_metrics_of_this_one";
+    let (daemon, metrics) = measured();
+    let pid = daemon.pid;
+    in_own_network(test, || {
+        let (here, _) = measured_at(metrics);
+        let told_of = |pid| told_of(pid, &systemctl(Some(&one_unit(pid, "active", "serving")))).0;
+        let (told, told_here) = (told_of(pid), told_of(here.pid));
+        let reason = "not asked, since it listens in another network namespace";
+        assert_eq!((&told["metrics"], &told["metrics-unknown"]), (&Value::Null, &json!(reason)));
+        assert!(told_here["metrics"].is_object(), "{told_here}");
+    });
+}
+
+/// As that of the shipped socket unit is.
+#[test]
+fn a_daemon_in_another_network_that_was_handed_sockets_of_this_one_is_asked() {
+    let test = "a_daemon_in_another_network_that_was_handed_sockets_of_this_one_is_asked";
+    let [policy, metrics] = [(); 2].map(|()| listen((Ipv4Addr::LOCALHOST, 0).into()));
+    let mut daemon = None;
+    in_own_network(test, || daemon = Some(measured_on(policy, metrics).0));
+    let Some(daemon) = daemon else { return };
+    let path = systemctl(Some(&one_unit(daemon.pid, "active", "serving")));
+    let (told, _) = told_of(daemon.pid, &path);
+    assert!(told["metrics"].is_object(), "{told}");
 }
 
 #[test]

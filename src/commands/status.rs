@@ -275,6 +275,10 @@ fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Met
     if holders.is_empty() {
         return Err(format!("nothing listens on {asked}"));
     }
+    // One that a socket unit serves may have a network namespace too, and listens here all the same.
+    if inventory::is_elsewhere(process.pid, asked, &holders) {
+        return Err("not asked, since it listens in another network namespace".to_owned());
+    }
     // Any user may listen on such a port where the daemon does not, and say what he likes.
     let users = [0, Uid::effective().as_raw(), process.uid];
     if let Some(other) = holders.iter().find(|holder| !users.contains(&holder.uid)) {

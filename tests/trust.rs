@@ -131,6 +131,18 @@ fn in_a_sticky_directory_a_directory_cannot_be_replaced_but_a_file_may_be_anybod
     assert!(config::load(&main_file, &Trust::of_this_process()).is_ok());
 }
 
+/// In /etc, where the example for root is, nobody else can put a file.
+#[test]
+fn who_is_not_root_is_told_of_no_place_that_is_roots() {
+    let scratch = sound();
+    set_mode(&scratch.join(""), 0o1777);
+    let own = Trust::of_this_process().starting_uid;
+    let trust = Trust { starting_uid: if own == 0 { STRANGER } else { own }, ..trust() };
+    let problems = config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err();
+    let told = problems.to_string();
+    assert!(told.ends_with("; move the file to where only you and root can write"), "{told}");
+}
+
 #[test]
 fn whoever_can_rename_a_directory_can_replace_what_is_in_it() {
     let scratch = sound();
@@ -175,31 +187,34 @@ fn a_link_is_as_good_as_the_directory_it_leads_to() {
 fn a_file_of_a_stranger_is_refused() {
     let scratch = sound();
     let path = scratch.join("policy.d/game.toml");
-    let own = Trust::of_this_process();
-    let (starting_uid, owner) = if own.starting_uid == 0 {
+    // Who is not root cannot say what is told to root.
+    let own = Trust::of_this_process().starting_uid;
+    let (starting_uids, owner) = if own == 0 {
         chown(&path, Some(STRANGER), None).unwrap();
-        (0, STRANGER)
+        (vec![0, STRANGER + 1], STRANGER)
     } else {
-        (own.starting_uid + 1, own.starting_uid)
+        (vec![own + 1], own)
     };
-    let trust = Trust { starting_uid, ..trust() };
-    let problems =
-        config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err().to_string();
     let named = |uid| match account::name_of(uid) {
         Some(name) => format!("{name} (uid {uid})"),
         None => format!("uid {uid}"),
     };
-    let who = if starting_uid == 0 {
-        "who is not root".to_owned()
-    } else {
-        format!("who is neither root nor {}, who starts masterpolicyd", named(starting_uid))
-    };
-    let told = format!(
-        "{0}:1:1: this file belongs to {1}, {who}; chown root {0}",
-        path.display(),
-        named(owner)
-    );
-    assert!(problems.lines().any(|line| line == told), "{problems}");
+    for starting_uid in starting_uids {
+        let trust = Trust { starting_uid, ..trust() };
+        let problems =
+            config::load(&scratch.join("masterpolicyd.toml"), &trust).unwrap_err().to_string();
+        let who = if starting_uid == 0 {
+            "who is not root".to_owned()
+        } else {
+            format!("who is neither root nor {}, who starts masterpolicyd", named(starting_uid))
+        };
+        let told = format!(
+            "{0}:1:1: this file belongs to {1}, {who}; chown root {0}",
+            path.display(),
+            named(owner)
+        );
+        assert!(problems.lines().any(|line| line == told), "{problems}");
+    }
 }
 
 /// Whoever can put a file into the directory chooses its name, and root copies the remedy.

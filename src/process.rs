@@ -36,6 +36,10 @@ const ORDINARY_STACK: u64 = 8 * 1024 * 1024;
 /// other threads.
 const LEAST_MEMORY: u64 = 128 * 1024 * 1024;
 
+/// The address space without which not even a refusal is certain: the stack grows in what the
+/// program has left of it.
+const LEAST_SPACE: u64 = 32 * 1024 * 1024;
+
 /// Signals that keep their meaning: those that mean that the program has gone wrong, or has hung,
 /// and the one that a terminal stops it by.
 const KEPT: [Signal; 8] = [
@@ -105,10 +109,16 @@ impl fmt::Display for Unfit {
 impl Error for Unfit {}
 
 /// Makes sure of the stack of the calling thread, which is the first of the process: takes what
-/// it may have, if that is more than it was given.
+/// it may have, if that is more than it was given, and looks whether it has room to grow.
 ///
 /// Legal at any time, but of use before much has been called.
 pub fn take_stack() -> Result<(), Unfit> {
+    let (space, _) = getrlimit(Resource::RLIMIT_AS).map_err(Unfit::Limit)?;
+    if space < LEAST_SPACE {
+        // What serving takes, so that nobody raises the limit twice.
+        let least = LEAST_SPACE + LEAST_MEMORY;
+        return Err(Unfit::Memory { names: ("LimitAS", "-v"), limit: space, least });
+    }
     let (soft, hard) = getrlimit(Resource::RLIMIT_STACK).map_err(Unfit::Limit)?;
     if soft >= ORDINARY_STACK {
         return Ok(());

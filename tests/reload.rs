@@ -7,12 +7,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::Instant;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use support::daemon::{MAIN_FILE, PROGRAM, RULES, Rule, dial, dial_from, document, read_to_end};
 use support::load::{self, Load, REQUEST, Shape, Sources};
@@ -371,45 +374,89 @@ fn a_broken_file_of_a_package_does_not_keep_a_grant_that_another_has_taken_back(
 fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     let test = "a_directory_that_was_made_after_the_start_is_said_to_need_a_restart";
     let (directory, elsewhere) = (Scratch::new(), Scratch::new());
-    let policies = elsewhere.path().join("policy.d");
+    let (policies, own) = (elsewhere.path().join("policy.d"), directory.path().join("policy.d"));
+    fs::create_dir(&own).expect("a directory");
+    set_mode(&own, 0o755);
     let user = if is_root() { format!("user = \"{SERVICE_USER}\"\n") } else { String::new() };
     let main_file = directory.file(
         MAIN_FILE,
-        format!("listen = [\"127.0.0.1:0\"]\npolicy-dirs = [\"{}\"]\n{user}", policies.display())
-            .replace("127.0.0.1:0", &free_address()),
+        format!("listen = [\"{}\"]\npolicy-dirs = {:?}\n{user}", free_address(), [&policies, &own]),
     );
-    let mut daemon = Command::new(PROGRAM)
-        .arg("-c")
-        .arg(main_file)
-        .arg("serve")
-        .env_remove("NOTIFY_SOCKET")
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a daemon");
-    let mut log = BufReader::new(daemon.stderr.take().expect("a pipe")).lines();
-    let mut wait_for = |needle: &str| {
-        log.by_ref().map(|line| line.expect("a line")).find(|line| line.contains(needle))
-    };
-    let line = wait_for(&policies.display().to_string()).expect("a line about the directory");
+    let daemon = Alone::serve(&main_file);
+    let line = daemon.wait_for(&policies.display().to_string());
     assert!(
         line.ends_with(" does not exist: restart the daemon once you have created it"),
         "{line}"
     );
-    let sandbox = wait_for("sandbox: ").expect("a line about the sandbox");
+    let sandbox = daemon.wait_for("sandbox: ");
     if sandbox.contains("no landlock") {
-        daemon.kill().expect("an end");
-        daemon.wait().expect("an exit status");
         return skip(test, sandbox);
     }
-    wait_for(": serving ").expect("a daemon that serves");
+    daemon.wait_for(": serving ");
     fs::create_dir(&policies).expect("a directory");
     set_mode(&policies, 0o755);
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
-    nix::sys::signal::kill(pid, Signal::SIGHUP).expect("a signal");
-    let line = wait_for("cannot read this directory").expect("a reload that failed");
-    assert!(line.ends_with("; it was created after the start: restart the daemon"), "{line}");
-    daemon.kill().expect("an end");
-    daemon.wait().expect("an exit status");
+    daemon.hang_up();
+    let line = daemon.wait_for("cannot read this directory");
+    let remedy = "Permission denied (os error 13); if masterpolicyd check can read it, the sandbox \
+                  does not reach what was not there at the start: restart the daemon";
+    assert!(line.ends_with(remedy), "{line}");
+    fs::remove_dir(&policies).expect("no directory");
+    let new = elsewhere.file("game.toml", "# a rule will come\n");
+    symlink(new, own.join("game.toml")).expect("a link");
+    daemon.hang_up();
+    let line = daemon.wait_for("game.toml:1:1: cannot read");
+    assert!(line.ends_with(remedy), "{line}");
+}
+
+/// A daemon with a main file of the test's own and nothing else; it ends with the test.
+struct Alone {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Alone {
+    fn serve(main_file: &Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .arg("-c")
+            .arg(main_file)
+            .arg("serve")
+            .env_remove("NOTIFY_SOCKET")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a daemon");
+        let log = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (told, lines) = mpsc::channel();
+        thread::spawn(move || {
+            log.lines().map_while(Result::ok).try_for_each(|line| told.send(line))
+        });
+        Self { child, lines }
+    }
+
+    /// The next line of the log with this in it.
+    #[track_caller]
+    fn wait_for(&self, needle: &str) -> String {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(needle) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no line with {needle:?}: {error}"),
+            }
+        }
+    }
+
+    fn hang_up(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
+        kill(pid, Signal::SIGHUP).expect("a signal");
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// An address of 127.0.0.1 that nobody listens on.

@@ -98,7 +98,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
             .account
             .clone()
             .or_else(|| privileges::started_as_root().then(|| Account::from(&identity))),
-        absent: settings.policy_dirs.iter().filter(|dir| !dir.exists()).cloned().collect(),
+        is_confined: settings.sandbox != Sandbox::Off,
     };
     let notifier = notifier()?;
     let bound = bind(&settings, &notifier)?;
@@ -313,8 +313,7 @@ fn service(configuration: &Configuration) -> Service {
 struct Known {
     starting_uid: u32,
     account: Option<Account>,
-    /// Directories of drop-ins that the sandbox has no rule for.
-    absent: Vec<PathBuf>,
+    is_confined: bool,
 }
 
 /// Watches the files of the configuration.
@@ -383,7 +382,7 @@ fn reloader(
             name_of: &|_| None,
             // It is the reader itself who reads.
             can_read: &|_, _, _| Some(true),
-            absent_at_start: &known.absent,
+            is_confined: known.is_confined,
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {
             log_problems(problems.errors());

@@ -52,9 +52,8 @@ pub struct Trust<'a> {
     /// Whether an account, with these supplementary groups, can read the file or directory at
     /// this path. `None` where that cannot be found out; then the modes tell.
     pub can_read: &'a CanRead<'a>,
-    /// Directories of drop-ins that were not there at the start. What is there now is out of
-    /// reach of the sandbox.
-    pub absent_at_start: &'a [PathBuf],
+    /// Whether a sandbox reaches only the directories that there were at the start.
+    pub is_confined: bool,
 }
 
 impl Trust<'static> {
@@ -69,7 +68,7 @@ impl Trust<'static> {
             find: &find,
             name_of: &account::name_of,
             can_read: &|_, _, _| None,
-            absent_at_start: &[],
+            is_confined: false,
         }
     }
 }

@@ -219,7 +219,10 @@ impl<'a> Loader<'a> {
             return Err(Problems(judgement.problems));
         }
         let trace = opened.trace();
-        let file = self.expect_content(opened).map_err(|problem| Problems(vec![problem]))?;
+        let file = self.expect_content(opened).map_err(|mut problem| {
+            self.explain_denial(&mut problem);
+            Problems(vec![problem])
+        })?;
         let Some(mut main) = self.read_main_file(&file) else {
             // Whatever else was told would be about settings that nobody made.
             self.problems.extend(judgement.problems);
@@ -440,11 +443,8 @@ impl<'a> Loader<'a> {
         let found = drop_ins::find(&directories);
         self.skipped.clone_from(&found.skipped);
         let mut unlisted = BTreeSet::new();
-        for mut problem in found.problems {
+        for problem in found.problems {
             let path = problem.place.path.clone();
-            if problem.unread && self.trust.absent_at_start.contains(&path) {
-                problem.message.push_str("; it was created after the start: restart the daemon");
-            }
             if problem.is_error() && !self.take_in(&path, vec![problem.clone()], settings) {
                 unlisted.insert(path);
             } else if !problem.is_error() {
@@ -484,7 +484,10 @@ impl<'a> Loader<'a> {
 
     /// Takes in what is wrong with a file or directory. Returns whether it counts: what comes from
     /// a package and is broken does not.
-    fn take_in(&mut self, path: &Path, problems: Vec<Problem>, settings: &Settings) -> bool {
+    fn take_in(&mut self, path: &Path, mut problems: Vec<Problem>, settings: &Settings) -> bool {
+        for problem in &mut problems {
+            self.explain_denial(problem);
+        }
         let directory = if Format::of(path).is_some() { path.parent() } else { Some(path) };
         let keeper = directory.map_or(Keeper::Administrator, |dir| settings.keeper_of(dir));
         // What the system lacks for the moment is no fault of the package, whose grants stay until
@@ -497,6 +500,17 @@ impl<'a> Loader<'a> {
         }
         self.problems.extend(problems);
         true
+    }
+
+    /// Says what may be the reason where the sandbox or the mode of a file denies it: the system does
+    /// not tell which.
+    fn explain_denial(&self, problem: &mut Problem) {
+        if self.trust.is_confined && problem.is_denied {
+            problem.message.push_str(
+                "; if masterpolicyd check can read it, the sandbox does not reach what was not there \
+                 at the start: restart the daemon",
+            );
+        }
     }
 
     /// A directory of drop-ins, if there is one that can be looked through.

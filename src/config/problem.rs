@@ -79,6 +79,8 @@ pub struct Problem {
     pub unread: bool,
     /// Whether that was for want of something that the system may have again soon.
     pub is_for_now: bool,
+    /// Whether that was for want of a permission.
+    pub is_denied: bool,
 }
 
 impl Problem {
@@ -92,6 +94,7 @@ impl Problem {
             excerpt: None,
             unread: false,
             is_for_now: false,
+            is_denied: false,
         }
     }
 
@@ -117,7 +120,8 @@ impl Problem {
             reason,
             Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR | Errno::EAGAIN
         );
-        Self { unread: true, is_for_now, ..Self::about(path, message) }
+        let is_denied = reason == Errno::EACCES;
+        Self { unread: true, is_for_now, is_denied, ..Self::about(path, message) }
     }
 }
 

@@ -97,7 +97,7 @@ fn read_rule(
     {
         if value.is_none() {
             let message =
-                format_args!("this rule has no {key}; write it, such as {key} = \"{example}\"");
+                format!("this rule has no {key}; write it, such as {key} = \"{example}\"");
             faults.add(offset, message);
         }
     }

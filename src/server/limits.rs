@@ -749,7 +749,7 @@ mod tests {
                 prop_assert_eq!(connections.len(), model.len());
                 prop_assert_eq!(connections.is_empty(), model.is_empty());
                 for Arrived { key, time, .. } in &model {
-                    prop_assert_eq!(connections.get_mut(*key), Some(&mut time.clone()));
+                    prop_assert_eq!(connections.get_mut(*key).copied(), Some(*time));
                 }
                 prop_assert!(connections.sources.len() <= model.len());
                 prop_assert!(connections.runs.len() <= 3);

@@ -24,6 +24,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::write;
 
+use crate::position::floor_char_boundary;
+
 /// The longest status, in bytes. systemd reads a page, 4096 bytes, and ignores a longer message,
 /// whatever else it says; the rest is for that.
 const LONGEST_STATUS: usize = 3800;
@@ -158,8 +160,7 @@ impl fmt::Display for Status<'_> {
         if self.0.len() <= LONGEST_STATUS {
             return write!(f, "STATUS={}", self.0);
         }
-        let is_end = |end: &usize| self.0.is_char_boundary(*end);
-        let end = (0..=LONGEST_STATUS).rev().find(is_end).unwrap_or(0);
+        let end = floor_char_boundary(self.0, LONGEST_STATUS);
         write!(f, "STATUS={}...", &self.0[..end])
     }
 }

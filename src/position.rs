@@ -63,6 +63,20 @@ impl<'a> Positions<'a> {
         self.text[start..end].trim_end_matches(['\r', '\n'])
     }
 
+    /// Where each line begins, in ascending order.
+    #[must_use]
+    pub fn line_starts(&self) -> &[usize] {
+        &self.lines
+    }
+
+    /// Where the line begins that `offset` lies in.
+    #[must_use]
+    pub fn start_of_line(&self, offset: usize) -> usize {
+        let next = self.lines.partition_point(|&start| start <= offset);
+        // The first line begins at 0.
+        self.lines[next - 1]
+    }
+
     /// The position of the character that `offset` lies in; of the end, if it lies past that.
     #[must_use]
     pub fn at(&self, offset: usize) -> Position {
@@ -74,7 +88,7 @@ impl<'a> Positions<'a> {
 }
 
 /// The last character boundary at or before `offset`; `str` has this from Rust 1.91 on.
-fn floor_char_boundary(text: &str, offset: usize) -> usize {
+pub(crate) fn floor_char_boundary(text: &str, offset: usize) -> usize {
     let mut boundary = offset.min(text.len());
     while !text.is_char_boundary(boundary) {
         boundary -= 1;

@@ -506,6 +506,10 @@ impl<'a> Text<'a> {
         Self { path, positions: Positions::of(text) }
     }
 
+    pub(super) fn positions(&self) -> &Positions<'a> {
+        &self.positions
+    }
+
     /// The spot that `offset` lies in.
     pub(super) fn at(&self, offset: usize) -> Spot {
         self.spot(self.positions.at(offset))

@@ -1,6 +1,8 @@
 //! What is wrong with a text that is not TOML, in words that say what to write. Knows no key but
 //! `allow-access-from`, whose brackets are often single.
 
+use crate::position::Positions;
+
 /// A place that the parser stumbled over, and what it says of it.
 struct Slip<'e> {
     offset: usize,
@@ -8,7 +10,11 @@ struct Slip<'e> {
 }
 
 /// The slips that made `errors`, with their offsets. What only follows from a slip is not told.
-pub(super) fn slips(source: &str, errors: &[toml::de::Error]) -> Vec<(usize, String)> {
+pub(super) fn slips(
+    source: &str,
+    lines: &Positions<'_>,
+    errors: &[toml::de::Error],
+) -> Vec<(usize, String)> {
     let offset_of = |error: &toml::de::Error| {
         error.span().map_or(source.len(), |span| span.start.min(source.len()))
     };
@@ -17,46 +23,29 @@ pub(super) fn slips(source: &str, errors: &[toml::de::Error]) -> Vec<(usize, Str
         .map(|error| Slip { offset: offset_of(error), message: error.message() })
         .collect();
     slips.sort_by_key(|slip| slip.offset);
-    let unclosed = Unclosed::find(source, &slips);
+    let unclosed = Unclosed::find(source, lines, &slips);
     if let Some(Unclosed { offset, .. }) = unclosed {
         // Whatever follows is taken for an element.
         slips.retain(|slip| slip.offset < offset);
     }
-    let lines = Lines::of(source);
-    drop_what_follows_from_a_duplicate(source, &lines, &mut slips);
+    drop_what_follows_from_a_duplicate(source, lines, &mut slips);
     let mut told = Vec::new();
     let mut slips = slips.iter().peekable();
     while let Some(slip) = slips.next() {
         // One line, one slip.
-        let line = lines.start_of(slip.offset);
+        let line = lines.start_of_line(slip.offset);
         let mut next = None;
-        while let Some(other) = slips.next_if(|it| lines.start_of(it.offset) == line) {
+        while let Some(other) = slips.next_if(|it| lines.start_of_line(it.offset) == line) {
             next.get_or_insert(other);
         }
         told.push(if is_unquoted(slip) && next.is_some_and(begins_another_entry) {
             (slip.offset, "write a comma or a new line behind the value of each key".to_owned())
         } else {
-            in_words(source, slip)
+            in_words(source, lines, slip)
         });
     }
     told.extend(unclosed.map(|it| (it.offset, it.message.to_owned())));
     told
-}
-
-/// Where each line begins: a long line that is wrong throughout takes no time to look through.
-struct Lines(Vec<usize>);
-
-impl Lines {
-    fn of(source: &str) -> Self {
-        let after_newlines = source.match_indices('\n').map(|(newline, _)| newline + 1);
-        Self(std::iter::once(0).chain(after_newlines).collect())
-    }
-
-    /// Where the line begins that `offset` lies in.
-    fn start_of(&self, offset: usize) -> usize {
-        let next = self.0.partition_point(|&start| start <= offset);
-        next.checked_sub(1).map_or(0, |index| self.0[index])
-    }
 }
 
 /// What begins and does not end, so that it takes in the rest of the file.
@@ -66,7 +55,7 @@ struct Unclosed {
 }
 
 impl Unclosed {
-    fn find(source: &str, slips: &[Slip<'_>]) -> Option<Self> {
+    fn find(source: &str, lines: &Positions<'_>, slips: &[Slip<'_>]) -> Option<Self> {
         let has = |beginning| slips.iter().any(|slip| slip.message.starts_with(beginning));
         let (bracket, words, message): (_, &[&str], _) = if has("unclosed array, ") {
             let message = "this array is not closed; write ] behind its last element";
@@ -78,7 +67,7 @@ impl Unclosed {
             return None;
         };
         let inside = slips.iter().find(|slip| words.iter().any(|it| slip.message.contains(it)))?;
-        let offset = open_bracket(source, inside.offset, bracket)?;
+        let offset = open_bracket(source, lines, inside.offset, bracket)?;
         // The closing bracket may be in a string that does not end.
         let first = slips.iter().find(|slip| slip.offset >= offset)?;
         match closing_quote(first) {
@@ -89,10 +78,15 @@ impl Unclosed {
 }
 
 /// Where the value begins that the text at `offset` is in, with `bracket`.
-fn open_bracket(source: &str, offset: usize, bracket: char) -> Option<usize> {
+fn open_bracket(
+    source: &str,
+    lines: &Positions<'_>,
+    offset: usize,
+    bracket: char,
+) -> Option<usize> {
     let mut end = offset;
     loop {
-        let start = line_start(source, end);
+        let start = lines.start_of_line(end);
         let line = &source[start..end];
         let value = line.split_once('=').map(|(_, value)| value.trim_start_matches([' ', '\t']));
         if let Some(value) = value.filter(|value| value.starts_with(bracket)) {
@@ -102,19 +96,19 @@ fn open_bracket(source: &str, offset: usize, bracket: char) -> Option<usize> {
     }
 }
 
-fn line_start(source: &str, offset: usize) -> usize {
-    source[..offset].rfind('\n').map_or(0, |newline| newline + 1)
-}
-
 /// Where a header stands for the second time, the keys below it are no slips of their own.
-fn drop_what_follows_from_a_duplicate(source: &str, lines: &Lines, slips: &mut Vec<Slip<'_>>) {
+fn drop_what_follows_from_a_duplicate(
+    source: &str,
+    lines: &Positions<'_>,
+    slips: &mut Vec<Slip<'_>>,
+) {
     let is_header = |line: &str| line.trim_start_matches([' ', '\t']).starts_with('[');
     let mut headers =
-        lines.0.iter().copied().filter(|start| is_header(&source[*start..])).peekable();
+        lines.line_starts().iter().copied().filter(|start| is_header(&source[*start..])).peekable();
     // The last header up to a line, and the last one that is there twice.
     let (mut header, mut duplicate) = (None, None);
     slips.retain(|slip| {
-        let line = lines.start_of(slip.offset);
+        let line = lines.start_of_line(slip.offset);
         while let Some(next) = headers.next_if(|start| *start <= line) {
             header = Some(next);
         }
@@ -168,9 +162,9 @@ fn closing_quote(slip: &Slip<'_>) -> Option<&'static str> {
 }
 
 /// Where a slip is, and what to write there.
-fn in_words(source: &str, slip: &Slip<'_>) -> (usize, String) {
+fn in_words(source: &str, lines: &Positions<'_>, slip: &Slip<'_>) -> (usize, String) {
     if is_unquoted(slip) {
-        return unquoted(source, slip.offset);
+        return unquoted(source, lines, slip.offset);
     }
     let words = closing_quote(slip)
         .or_else(|| remedy(slip.message, &source[slip.offset..]))
@@ -226,9 +220,9 @@ const ESCAPES: &str =
     "in double quotes \\ begins an escape sequence; write \\\\, or the string in single quotes";
 
 /// What to write for a value without quotes that `offset` lies in, and where the value begins.
-fn unquoted(source: &str, offset: usize) -> (usize, String) {
+fn unquoted(source: &str, lines: &Positions<'_>, offset: usize) -> (usize, String) {
     const TYPOGRAPHIC: [char; 5] = ['\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}'];
-    let line = line_start(source, offset);
+    let line = lines.start_of_line(offset);
     let before = source[line..offset].rfind(['=', '[', '{', ',']).map_or(line, |it| line + it + 1);
     let value = source[before..].trim_start_matches([' ', '\t']);
     let start = source.len() - value.len();
@@ -255,11 +249,12 @@ mod tests {
     /// The line, the column in bytes and the words of each slip.
     fn told(source: &str) -> Vec<(usize, usize, String)> {
         let (_, errors) = DeTable::parse_recoverable(source);
+        let lines = Positions::of(source);
         let place = |(offset, words): (usize, String)| {
             let line = source[..offset].matches('\n').count() + 1;
-            (line, offset - line_start(source, offset) + 1, words)
+            (line, offset - lines.start_of_line(offset) + 1, words)
         };
-        slips(source, &errors).into_iter().map(place).collect()
+        slips(source, &lines, &errors).into_iter().map(place).collect()
     }
 
     #[test]

@@ -71,7 +71,9 @@ pub(super) fn parse<T>(
         let result = read(table.get_ref(), &mut faults);
         return (Some(result), faults.into_problems(text));
     }
-    for (offset, message) in syntax::slips(source, &errors).into_iter().take(TOLD + 1) {
+    for (offset, message) in
+        syntax::slips(source, text.positions(), &errors).into_iter().take(TOLD + 1)
+    {
         faults.add(offset, message);
     }
     (None, faults.into_problems(text))

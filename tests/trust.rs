@@ -172,6 +172,20 @@ fn in_a_sticky_directory_of_drop_ins_anybody_could_add_a_rule() {
     );
 }
 
+/// Such as /tmp: whose the files in it are, nobody knows.
+#[test]
+fn nothing_is_told_of_the_files_in_a_directory_to_move_away_from() {
+    let scratch = sound();
+    scratch.file("policy.d/README", "no drop-in\n");
+    let open = scratch.file("policy.d/open.toml", "not even TOML\n");
+    set_mode(&open, 0o666);
+    symlink("nowhere", scratch.join("policy.d/dangling.toml")).unwrap();
+    set_mode(&scratch.join("policy.d"), 0o1777);
+    let told = refusal(&scratch);
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.starts_with("policy.d:1:1: this directory lets its group and others add"));
+}
+
 #[test]
 fn a_link_is_as_good_as_the_directory_it_leads_to() {
     let scratch = sound();

@@ -95,7 +95,35 @@ fn a_directory_of_packages_that_others_can_write_is_left_out_as_a_whole() {
     set_mode(&scratch.join("usr"), 0o777);
     let configuration = load(&scratch).unwrap();
     assert_eq!(domains(&configuration), ["etc"]);
-    assert_eq!(configuration.left_out[0].path, scratch.join("usr"));
+    assert_eq!(left_out(&configuration, &scratch), ["usr"]);
+}
+
+#[test]
+fn each_directory_of_packages_behind_one_that_others_can_write_is_left_out() {
+    let scratch = sound();
+    scratch.directory("lib");
+    for directory in ["lib/one", "lib/two"] {
+        scratch.directory(directory);
+        scratch.file(&format!("{directory}/game.toml"), rule("game.test", "5000"));
+    }
+    let dirs = "[\"etc\", \"lib/one\", \"lib/two\"]";
+    let keys = format!("policy-dirs = {dirs}\nvendor-dirs = [\"lib/one\", \"lib/two\"]\n");
+    scratch.file("masterpolicyd.toml", keys);
+    set_mode(&scratch.join("lib"), 0o777);
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(domains(&configuration), ["etc"]);
+    assert_eq!(left_out(&configuration, &scratch), ["lib/one", "lib/two"]);
+
+    // The administrator's own is not left out without a word.
+    let keys = "policy-dirs = [\"lib/one\", \"lib/two\"]\nvendor-dirs = [\"lib/one\"]\n";
+    scratch.file("masterpolicyd.toml", keys);
+    let told = load(&scratch).unwrap_err().to_string();
+    assert!(told.contains("/lib/two:1:1: this directory is not read, because other"), "{told}");
+}
+
+fn left_out(configuration: &Configuration, scratch: &Scratch) -> Vec<String> {
+    let within = |path: &Path| path.strip_prefix(scratch.path()).unwrap().display().to_string();
+    configuration.left_out.iter().map(|left_out| within(&left_out.path)).collect()
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) struct Judgement {
     /// Whether nobody else decides what its path leads to. What such a path leads to is not
     /// even read: it may be somebody's secret, or never come to an end.
     pub(super) is_where_it_should_be: bool,
+    /// Whether it can stay there once its own mode and owner are changed.
+    pub(super) may_stay: bool,
 }
 
 impl<'a> Guard<'a> {
@@ -73,7 +75,8 @@ impl<'a> Guard<'a> {
         problems.retain(|problem| {
             self.told.insert((problem.place.path.clone(), problem.message.clone()))
         });
-        Judgement { problems, is_where_it_should_be }
+        let may_stay = may_stay(opened, &faults);
+        Judgement { problems, is_where_it_should_be, may_stay }
     }
 
     fn problem<T>(&self, fault: &Fault, opened: &Opened<T>, faults: &[Fault]) -> Problem {
@@ -147,12 +150,7 @@ impl<'a> Guard<'a> {
         if fault.place.path == Path::new("/") {
             return "correct that first: it lets others change every file of this host".to_owned();
         }
-        let can_stay = |fault: &Fault| match fault.place.status.kind {
-            FileKind::File => fault.weakness != Weakness::OthersPlace,
-            FileKind::Directory => opened.is_own(&fault.place) && may_be_changed(fault),
-            _ => false,
-        };
-        if !faults.iter().all(can_stay) {
+        if !may_stay(opened, faults) {
             return self.move_it(opened.role);
         }
         match fault.weakness {
@@ -260,6 +258,15 @@ fn obstacle<'o, T>(
     directories
         .chain([(end, wanted)])
         .find(|(place, permission)| is_barred(account, groups, &place.status, *permission))
+}
+
+/// Whether all that speaks against something can be mended where it is.
+fn may_stay<T>(opened: &Opened<T>, faults: &[Fault]) -> bool {
+    faults.iter().all(|fault| match fault.place.status.kind {
+        FileKind::File => fault.weakness != Weakness::OthersPlace,
+        FileKind::Directory => opened.is_own(&fault.place) && may_be_changed(fault),
+        _ => false,
+    })
 }
 
 /// Whether a directory is there for nothing but the configuration, as far as its path and its

@@ -522,7 +522,10 @@ impl<'a> Loader<'a> {
         settings: &Settings,
     ) -> Option<Directory> {
         let opened = files.open_directory(path);
-        let mut problems = guard.judge(&opened).problems;
+        let Judgement { mut problems, may_stay, .. } = guard.judge(&opened);
+        if !may_stay {
+            problems.extend(self.unread(path, "directory", settings.keeper_of(path), &problems));
+        }
         let directory = match opened.content() {
             Ok(directory) => {
                 if directory.is_none() {
@@ -536,7 +539,17 @@ impl<'a> Loader<'a> {
             }
         };
         let counts = self.take_in(path, problems, settings);
-        directory.filter(|_| counts)
+        // What is to be moved away from is not looked into: most of it may be another's.
+        directory.filter(|_| counts && may_stay)
+    }
+
+    /// That something is not read, where the reason was told of something else behind the same
+    /// directory, and that does not keep the whole configuration from loading.
+    fn unread(&self, path: &Path, what: &str, keeper: Keeper, told: &[Problem]) -> Option<Problem> {
+        let message =
+            format!("this {what} is not read, because other users can change where its path leads");
+        let may_load = keeper == Keeper::Vendor || !self.left_out.is_empty();
+        (may_load && !told.iter().any(Problem::is_error)).then(|| Problem::about(path, message))
     }
 
     /// Reads one drop-in, if it is for nobody else to say what that is.
@@ -546,16 +559,12 @@ impl<'a> Loader<'a> {
         guard: &mut Guard<'_>,
         main: &MainFile,
     ) -> DropIn {
-        let Judgement { mut problems, is_where_it_should_be } = guard.judge(&opened);
+        let Judgement { mut problems, is_where_it_should_be, .. } = guard.judge(&opened);
         let mut drop_in = DropIn { rules: Vec::new(), problems: Vec::new(), size: Size::Within };
         if !is_where_it_should_be {
-            let keeper = opened.path.parent().map(|directory| main.settings.keeper_of(directory));
-            if keeper == Some(Keeper::Vendor) && !problems.iter().any(Problem::is_error) {
-                // What was said of another file that lies behind the same directory.
-                let message =
-                    "this file is not read, because other users can change where its path leads";
-                problems.push(Problem::about(&opened.path, message));
-            }
+            let directory = opened.path.parent().unwrap_or(&opened.path);
+            let keeper = main.settings.keeper_of(directory);
+            problems.extend(self.unread(&opened.path, "file", keeper, &problems));
             return DropIn { problems, ..drop_in };
         }
         match opened.read() {

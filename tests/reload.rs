@@ -408,6 +408,39 @@ fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     assert!(line.ends_with(remedy), "{line}");
 }
 
+#[test]
+fn a_missing_directory_that_a_reload_can_read_once_it_is_there_needs_no_restart() {
+    let test = "a_missing_directory_that_a_reload_can_read_once_it_is_there_needs_no_restart";
+    let (directory, elsewhere) = (Scratch::new(), Scratch::new());
+    let (beneath, link) = (directory.join("deep/policy.d"), directory.join("link"));
+    symlink(elsewhere.join("policy.d"), &link).expect("a link");
+    let user = if is_root() { format!("user = \"{SERVICE_USER}\"\n") } else { String::new() };
+    let main_file = directory.file(
+        MAIN_FILE,
+        format!("listen = [\"{}\"]\npolicy-dirs = {:?}\n{user}", free_address(), [&beneath, &link]),
+    );
+    let daemon = Alone::serve(&main_file);
+    let told = daemon.lines_until(": serving ");
+    let (restarts, others): (Vec<_>, Vec<_>) =
+        told.into_iter().partition(|line| line.contains("does not exist"));
+    if others.iter().any(|line| line.contains("no landlock")) {
+        assert_eq!(restarts, [""; 0], "nothing is out of reach");
+        return skip(test, "no landlock");
+    }
+    // Where the link leads is out of reach, though the link itself is not.
+    assert_eq!(restarts.len(), 1, "{restarts:?}");
+    assert!(restarts[0].contains(&format!("{} does not exist: restart", link.display())));
+
+    directory.directory("deep");
+    directory.directory("deep/policy.d");
+    directory.file(
+        "deep/policy.d/game.toml",
+        "[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 1\n",
+    );
+    daemon.hang_up();
+    daemon.wait_for("1 rule");
+}
+
 /// A daemon with a main file of the test's own and nothing else; it ends with the test.
 struct Alone {
     child: Child,
@@ -443,6 +476,19 @@ impl Alone {
                 Ok(_) => {}
                 Err(error) => panic!("no line with {needle:?}: {error}"),
             }
+        }
+    }
+
+    /// The lines of the log before the next one with this in it.
+    #[track_caller]
+    fn lines_until(&self, needle: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.wait_for("");
+            if line.contains(needle) {
+                return lines;
+            }
+            lines.push(line);
         }
     }
 

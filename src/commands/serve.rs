@@ -427,6 +427,10 @@ fn readable_directories(configuration: &Configuration, main: &Path) -> Vec<PathB
     directories.extend(
         configuration.files.iter().filter_map(|file| Some(parent(&file.canonicalize().ok()?))),
     );
+    let there: Vec<_> = directories.iter().filter_map(|it| it.canonicalize().ok()).collect();
+    // What is missing beneath another of them can be read as soon as it is there.
+    let is_beneath = |place: PathBuf| there.iter().any(|directory| place.starts_with(directory));
+    directories.retain(|path| !config::end_of_way(main, path).is_some_and(is_beneath));
     directories.into_iter().collect()
 }
 

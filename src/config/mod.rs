@@ -39,6 +39,7 @@ use files::{Directory, Files, Opened, ReadFile, Role, Text};
 use guard::{Guard, Judgement, ServiceReader};
 use main_file::MainFile;
 use trust::Trusted;
+use walk::Stop;
 
 /// A configuration without errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +153,15 @@ pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Pr
 /// It cannot be read, has a syntax error, or may have been written by others.
 pub fn settings(path: &Path, trust: &Trust<'_>) -> Result<Settings, Problems> {
     Loader::new(path, trust).settings()
+}
+
+/// Where the way to `path` ends before its end, without a link on it, for the main file at `main`.
+#[must_use]
+pub fn end_of_way(main: &Path, path: &Path) -> Option<PathBuf> {
+    match Files::beside(main).trail(path) {
+        (_, Some(Stop::System(place, _))) => Some(place),
+        _ => None,
+    }
 }
 
 /// What is wrong with the text of a main file, were it at `path`. Looks at no file, so that it

@@ -53,6 +53,10 @@ pub fn apply(level: Sandbox, work: &[Work], readable: &[PathBuf]) -> Result<Acti
     // In this order, as the filter forbids to set up Landlock.
     let mut skipped = Vec::new();
     let landlock = landlock::restrict(readable, &mut skipped);
+    if landlock.is_err() {
+        // Then nothing is out of reach.
+        skipped.clear();
+    }
     let active = Active { landlock, seccomp: seccomp::restrict(work), skipped };
     if level == Sandbox::Require && !active.is_complete() {
         return Err(SandboxError::Incomplete(active));

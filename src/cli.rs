@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, value_parser};
 
 use crate::policy::{Host, MASTER_PORT, Origin, OriginError, Player};
@@ -138,8 +139,9 @@ pub struct Explain {
     #[arg(long, value_name = "PORT", value_parser = parse_port, default_value_t = MASTER_PORT)]
     pub policy_port: u16,
 
-    /// Decide as this player does: flash, lightspark or unity
-    #[arg(long, value_name = "PLAYER", default_value = Player::Flash.as_str())]
+    /// Decide as this player does
+    #[arg(long, value_name = "PLAYER", value_parser = player(),
+          default_value = Player::Flash.as_str())]
     pub player: Player,
 
     /// Print JSON
@@ -275,6 +277,12 @@ pub fn parse_origin(text: &str) -> Result<Origin, String> {
         }
         _ => error.to_string(),
     })
+}
+
+/// Reads a player, and names all of them to shells and in the help.
+fn player() -> impl TypedValueParser<Value = Player> {
+    PossibleValuesParser::new(Player::EVERY.map(Player::as_str))
+        .try_map(|name| name.parse::<Player>())
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {

@@ -178,7 +178,8 @@ fn shells_complete_commands_options_and_words() {
         "bash",
         "-c",
         "source \"$0\" && COMP_WORDS=($1) && [ -n \"$2\" ] || COMP_WORDS+=('')
-        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) && _masterpolicyd masterpolicyd \"$2\" &&
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) &&
+        _masterpolicyd masterpolicyd \"$2\" \"${COMP_WORDS[COMP_CWORD - 1]}\" &&
         printf '%s\\n' \"${COMPREPLY[@]}\"",
     ];
     let fish = ["fish", "--no-config", "-c", "source $argv[1]; complete -C $argv[2]"];
@@ -194,6 +195,8 @@ fn shells_complete_commands_options_and_words() {
             ("masterpolicyd completions ", &["bash", "elvish", "fish", "powershell", "zsh"][..]),
             ("masterpolicyd completions f", &["fish"]),
             ("masterpolicyd exp", &["explain"]),
+            ("masterpolicyd explain --player ", &["flash", "lightspark", "unity"]),
+            ("masterpolicyd explain --player l", &["lightspark"]),
             ("masterpolicyd show r", &["rules"]),
             ("masterpolicyd probe --nag", &["--nagios"]),
         ] {
@@ -203,4 +206,21 @@ fn shells_complete_commands_options_and_words() {
             assert!(missing.is_empty(), "{} {line:?}: {words:?}", shell[0]);
         }
     }
+}
+
+/// zsh completes in a terminal only, so this asks what its script offers.
+#[test]
+fn the_script_for_zsh_offers_words_and_is_sound() {
+    let script = Command::new(PROGRAM).args(["completions", "zsh"]).output().unwrap().stdout;
+    let text = String::from_utf8(script.clone()).unwrap();
+    for words in [":(bash elvish fish powershell zsh)", ":PLAYER:(flash lightspark unity)"] {
+        assert!(text.contains(words), "{words}");
+    }
+    if find_program("zsh").is_none() {
+        return skip("the_script_for_zsh_offers_words_and_is_sound", "zsh is not installed");
+    }
+    let directory = Scratch::new();
+    let script = directory.file("_masterpolicyd", script);
+    let output = Command::new("zsh").args(["-f", "-n"]).arg(script).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

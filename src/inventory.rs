@@ -151,6 +151,19 @@ pub fn is_elsewhere(pid: i32, address: SocketAddr, here: &[HostListener]) -> boo
     !own.is_empty() && !own.iter().any(is_here)
 }
 
+/// Whether a process holds one of these sockets; `None` where that may not be read.
+#[must_use]
+pub fn holds(pid: i32, listeners: &[HostListener]) -> Option<bool> {
+    let descriptors = procfs::process::Process::new(pid).ok()?.fd().ok()?;
+    // One that cannot be read was closed since.
+    let mut targets = descriptors.flatten().map(|descriptor| descriptor.target);
+    Some(
+        targets.any(|target| {
+            listeners.iter().any(|listener| target == FDTarget::Socket(listener.inode))
+        }),
+    )
+}
+
 /// Who keeps `address` from being bound (an IPv6 one as v6-only); empty when nobody listens in its way, or when that
 /// cannot be found out.
 #[must_use]

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Binding a port below this one takes a privilege, unless the sysctl
 /// `net.ipv4.ip_unprivileged_port_start` says otherwise: this is its default (ip(7)).
-const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+pub const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 /// What the names of our sockets in systemd's descriptor store begin with. A socket that a
 /// socket unit hands over is named after the unit and never begins with this.
@@ -95,6 +95,8 @@ pub struct ListeningSocket {
 pub struct Bound {
     /// In the order of the addresses asked for; those that were skipped are missing.
     pub sockets: Vec<ListeningSocket>,
+    /// The addresses that are done [without](Taken::GoWithout), since their ports are taken.
+    pub without: Vec<SocketAddr>,
     /// What the administrator should know.
     pub warnings: Vec<Warning>,
     /// Names of sockets in the descriptor store that are of no use any more. Until the store
@@ -214,12 +216,14 @@ fn take_listener(
     Ok((socket, address))
 }
 
-/// Whether to try again to bind an address whose port is taken.
+/// What to do about an address whose port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// Now.
-    Try,
-    /// Not at all: that it is taken is the error.
+pub enum Taken {
+    /// Try again now.
+    TryAgain,
+    /// Do without this address, and serve the others.
+    GoWithout,
+    /// Nothing: that it is taken is the error.
     GiveUp,
 }
 
@@ -233,12 +237,12 @@ pub enum Again {
 /// to start, or moves from host to host.
 ///
 /// `holders` names whoever has the port of an address; it is asked only about one that is taken.
-/// `wait` is then told the error, and returns when it is time to try again.
+/// `when_taken` is then told the error, and returns when it is time to try again, if it is to be tried.
 pub fn bind(
     addresses: &[SocketAddr],
     inherited: Inherited,
     holders: &dyn Fn(SocketAddr) -> Vec<String>,
-    wait: &mut dyn FnMut(&BindError) -> Again,
+    when_taken: &mut dyn FnMut(&BindError) -> Taken,
 ) -> Result<Bound, BindError> {
     let refused = |address, reason: io::Error| {
         let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
@@ -246,8 +250,12 @@ pub fn bind(
         BindError::Bind { address, reason, holders }
     };
     let plan = plan(addresses, inherited.offers, &host_has_ipv6)?;
-    let mut bound =
-        Bound { sockets: vec![], warnings: vec![], to_remove_from_store: plan.unused_in_store };
+    let mut bound = Bound {
+        sockets: Vec::with_capacity(plan.actions.len()),
+        without: vec![],
+        warnings: vec![],
+        to_remove_from_store: plan.unused_in_store,
+    };
     for socket in &plan.leftovers {
         stop_listening(socket);
     }
@@ -259,7 +267,13 @@ pub fn bind(
         let (socket, origin) = match action {
             Action::Adopt(socket, origin) => (socket, origin),
             Action::Bind => {
-                let (socket, presence) = bind_one(address, &refused, wait)?;
+                let attempt = || bound_socket(address);
+                let Some((socket, presence)) =
+                    unless_taken(address, attempt, &refused, when_taken)?
+                else {
+                    bound.without.push(address);
+                    continue;
+                };
                 if presence == Presence::Absent {
                     bound.warnings.push(Warning::Absent(address));
                 }
@@ -275,15 +289,21 @@ pub fn bind(
         }
         bound.sockets.push(ListeningSocket { socket, address, origin });
     }
-    if bound.sockets.is_empty() && !addresses.is_empty() {
+    if bound.sockets.is_empty() && bound.without.is_empty() && !addresses.is_empty() {
         return Err(BindError::NoAddress);
     }
     // Not before all are bound: whoever connected would wait in the queue while another port is taken.
-    for ListeningSocket { socket, address, origin } in &bound.sockets {
-        if *origin == SocketOrigin::Bound {
-            // As long as the kernel allows, which caps it at net.core.somaxconn.
-            let listening = SockRef::from(socket).listen(i32::MAX);
-            listening.map_err(|reason| refused(*address, reason))?;
+    for bound_socket in std::mem::take(&mut bound.sockets) {
+        let ListeningSocket { socket, address, origin } = &bound_socket;
+        // As long as the kernel allows, which caps it at net.core.somaxconn. Where somebody else has
+        // bound the address before, with SO_REUSEADDR too, whoever listens first has it.
+        let attempt = || SockRef::from(socket).listen(i32::MAX);
+        let listens = *origin != SocketOrigin::Bound
+            || unless_taken(*address, attempt, &refused, when_taken)?.is_some();
+        if listens {
+            bound.sockets.push(bound_socket);
+        } else {
+            bound.without.push(*address);
         }
     }
     Ok(bound)
@@ -395,20 +415,24 @@ fn takes_ipv4_too(socket: &TcpListener, address: SocketAddr) -> bool {
     is_ipv6_wildcard(address) && SockRef::from(socket).only_v6().is_ok_and(|only| !only)
 }
 
-fn bind_one(
+/// What an attempt at an address comes to; nothing where it is done without the address.
+fn unless_taken<T>(
     address: SocketAddr,
+    mut attempt: impl FnMut() -> io::Result<T>,
     refused: &dyn Fn(SocketAddr, io::Error) -> BindError,
-    wait: &mut dyn FnMut(&BindError) -> Again,
-) -> Result<(TcpListener, Presence), BindError> {
+    when_taken: &mut dyn FnMut(&BindError) -> Taken,
+) -> Result<Option<T>, BindError> {
     loop {
-        let reason = match bound_socket(address) {
-            Ok(bound) => return Ok(bound),
+        let reason = match attempt() {
+            Ok(done) => return Ok(Some(done)),
             Err(reason) => reason,
         };
         let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
         let error = refused(address, reason);
-        if !is_taken || wait(&error) == Again::GiveUp {
-            return Err(error);
+        match if is_taken { when_taken(&error) } else { Taken::GiveUp } {
+            Taken::TryAgain => {}
+            Taken::GoWithout => return Ok(None),
+            Taken::GiveUp => return Err(error),
         }
     }
 }
@@ -594,15 +618,12 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
             "allow it in SELinux or AppArmor, or in SocketBindDeny= of the systemd unit".to_owned()
         }
         io::ErrorKind::AddrInUse if holders.is_empty() => format!(
-            "another program has the port: stop that program (ss -ltnp 'sport = :{}' as root names \
+            "another program has the port: stop that program (ss -tanp 'sport = :{}' as root names \
              it)",
             address.port()
         ),
         io::ErrorKind::AddrInUse => {
-            format!(
-                "{} has the port: stop it, or change the address in listen or metrics.listen",
-                holders.join(", ")
-            )
+            format!("{} has the port: stop it, or change the address in listen", holders.join(", "))
         }
         io::ErrorKind::AddrNotAvailable => {
             "no interface of this host has the address: correct it, or start after \
@@ -831,20 +852,20 @@ mod tests {
             assert_eq!(about, address);
             vec!["nginx (pid 12)".to_owned()]
         };
-        let mut give_up = |_: &BindError| Again::GiveUp;
+        let mut give_up = |_: &BindError| Taken::GiveUp;
         let error = bind(&[address], Inherited::default(), &asked, &mut give_up).unwrap_err();
         assert!(!error.is_permission() && !error.is_configuration());
         assert_eq!(
             error.to_string(),
             format!(
                 "cannot bind {address}: Address already in use (os error 98): nginx (pid 12) has \
-                 the port: stop it, or change the address in listen or metrics.listen"
+                 the port: stop it, or change the address in listen"
             )
         );
         let nobody_known = |_| vec![];
         let error =
             bind(&[address], Inherited::default(), &nobody_known, &mut give_up).unwrap_err();
-        assert!(error.to_string().contains("ss -ltnp"), "{error}");
+        assert!(error.to_string().contains("ss -tanp"), "{error}");
     }
 
     #[test]
@@ -862,12 +883,68 @@ mod tests {
             if tries == 3 {
                 taken = None;
             }
-            Again::Try
+            Taken::TryAgain
         };
         let bound = bind(&[other, address], Inherited::default(), &|_| vec![], &mut wait).unwrap();
         assert_eq!((bound.sockets.len(), tries), (2, 3));
         std::net::TcpStream::connect(other).unwrap();
         std::net::TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn an_address_whose_port_is_taken_can_be_gone_without() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        let mut go_without = |_: &BindError| Taken::GoWithout;
+        let wanted = [address, other];
+        let bound = bind(&wanted, Inherited::default(), &|_| vec![], &mut go_without).unwrap();
+        assert_eq!(bound.without, [address]);
+        assert_eq!((bound.sockets.len(), bound.sockets[0].address), (1, other));
+        std::net::TcpStream::connect(other).unwrap();
+    }
+
+    /// Where both have set `SO_REUSEADDR`, both can bind, and whoever is second to listen cannot.
+    #[test]
+    fn a_port_that_is_taken_between_bind_and_listen_is_taken_all_the_same() {
+        for then in [Taken::GoWithout, Taken::TryAgain, Taken::GiveUp] {
+            let (contended, _) = bound_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = contended.local_addr().unwrap();
+            let held = TcpListener::bind("127.0.0.1:0").unwrap();
+            let later = held.local_addr().unwrap();
+            let (mut contended, mut held) = (Some(contended), Some(held));
+            let mut asked = Vec::new();
+            let mut when_taken = |error: &BindError| {
+                let BindError::Bind { address: about, .. } = error else { panic!("{error}") };
+                asked.push(*about);
+                if *about == later {
+                    // The first address is bound by now.
+                    SockRef::from(contended.as_ref().unwrap()).listen(1).unwrap();
+                    held = None;
+                    return Taken::TryAgain;
+                }
+                if then == Taken::TryAgain {
+                    contended = None;
+                }
+                then
+            };
+            let wanted = [address, later];
+            let outcome = bind(&wanted, Inherited::default(), &|_| vec![], &mut when_taken);
+            assert_eq!(asked, [later, address], "{then:?}");
+            match (then, outcome) {
+                (Taken::GoWithout, Ok(bound)) => {
+                    assert_eq!((bound.sockets.len(), &bound.without[..]), (1, &[address][..]));
+                }
+                (Taken::TryAgain, Ok(bound)) => {
+                    assert_eq!((bound.sockets.len(), bound.without.len()), (2, 0));
+                    std::net::TcpStream::connect(address).unwrap();
+                }
+                (Taken::GiveUp, Err(BindError::Bind { address: it, .. })) => {
+                    assert_eq!(it, address);
+                }
+                (then, outcome) => panic!("{then:?}: {outcome:?}"),
+            }
+        }
     }
 
     #[test]

@@ -652,6 +652,72 @@ fn the_daemon_binds_the_metrics_itself() {
     });
 }
 
+/// The policy on port 843 and metrics on this port, which the daemon binds itself.
+fn bound_with_metrics(metrics: SocketAddr) -> Setup {
+    Setup::bound(&[loopback(843)]).tables(&format!("[metrics]\nlisten = \"{metrics}\""))
+}
+
+/// Any user can take a port from 1024 up while the daemon does not run.
+#[test]
+fn a_metrics_port_that_is_taken_keeps_no_player_from_the_policy() {
+    in_own_network("a_metrics_port_that_is_taken_keeps_no_player_from_the_policy", || {
+        let metrics = loopback(9843);
+        let other = listen(metrics);
+        let mut daemon = bound_with_metrics(metrics).start();
+        assert_eq!(daemon.ask(), document_of(843, RULES));
+        let line = daemon.log.wait_for(" warn: no metrics");
+        let own = format!("[{}]", std::process::id());
+        for word in [&*metrics.to_string(), &own, "restart", "below 1024"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        let status = daemon.log.wait_for(": serving ");
+        assert!(status.contains(", no metrics on 127.0.0.1:9843 (taken); "), "{status}");
+        daemon.reload();
+        let log = daemon.log.everything();
+        assert_eq!(
+            (log.matches(" no metrics: ").count(), log.contains("trying again")),
+            (1, false)
+        );
+        assert_eq!(daemon.terminate().code(), Some(0));
+
+        drop(other);
+        let daemon = bound_with_metrics(metrics).start();
+        scrape(metrics).assert("policy_rules", 1.0);
+        assert!(!daemon.log.everything().contains("no metrics"));
+    });
+}
+
+#[test]
+fn a_taken_port_of_the_policy_is_an_error_even_where_that_of_the_metrics_is_taken_too() {
+    let test = "a_taken_port_of_the_policy_is_an_error_even_where_that_of_the_metrics_is_taken_too";
+    in_own_network(test, || {
+        let metrics = loopback(9843);
+        let others = [loopback(843), metrics].map(listen);
+        let setup = bound_with_metrics(metrics).environment("NOTIFY_SOCKET", "");
+        let (code, log) = setup.start_in_vain();
+        assert_eq!(code, Some(71), "{log}");
+        assert!(log.contains("cannot bind 127.0.0.1:843: Address already in use"), "{log}");
+        drop(others);
+    });
+}
+
+/// That is a mistake of the administrator's and no other user's doing.
+#[test]
+fn a_metrics_port_that_may_not_be_bound_is_an_error() {
+    let test = "a_metrics_port_that_may_not_be_bound_is_an_error";
+    let Some(setpriv) = find_program("setpriv") else { return skip(test, "there is no setpriv") };
+    in_own_network(test, || {
+        let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024");
+        let setup = Setup::bound(&[loopback(7843)])
+            .tables("[metrics]\nlisten = \"127.0.0.1:943\"")
+            .user(None)
+            .unprivileged(&setpriv, &[]);
+        let (code, log) = setup.start_in_vain();
+        assert_eq!(code, Some(77), "{log}");
+        assert!(log.contains("cannot bind 127.0.0.1:943: Permission denied"), "{log}");
+    });
+}
+
 fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }

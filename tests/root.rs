@@ -245,7 +245,7 @@ fn started_by_a_service_manager_it_waits_for_a_port_that_is_taken_and_says_so_on
     thread::sleep(Duration::from_millis(1500));
     drop(holder);
     daemon.wait_for_state("READY=1");
-    daemon.log.wait_for("every port is free after ");
+    daemon.log.wait_for("every port of listen is free after ");
     assert_eq!(ask(address), document(RULES));
     assert_eq!(ask(free), document(RULES));
     let log = daemon.log.everything();

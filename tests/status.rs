@@ -312,6 +312,45 @@ fn metrics_of_somebody_else_are_not_asked_for() {
     assert!(told.contains(&format!("\tmetrics\tnothing listens on {address}\n")), "{told}");
 }
 
+/// Two that were given the same address: the second serves no metrics, and is not told by those of
+/// the first.
+#[test]
+fn a_daemon_without_metrics_is_not_told_by_those_of_another() {
+    let test = "a_daemon_without_metrics_is_not_told_by_those_of_another";
+    in_own_network(test, || {
+        let (mut first, metrics) = measured();
+        first.directory.file("policy.d/broken.toml", "nonsense\n");
+        first.reload();
+        let policy = (Ipv4Addr::LOCALHOST, 843).into();
+        let second =
+            Setup::bound(&[policy]).tables(&format!("[metrics]\nlisten = \"{metrics}\"")).start();
+        let said = second.log.wait_for(": serving ");
+        let said = said.split_once("info: ").unwrap().1;
+
+        let output = status(&systemctl(None), &of_file(&second.main_file(), &[]));
+        let told = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        let holder = format!("masterpolicyd[{}]", first.pid);
+        let line = format!("\tmetrics\t{metrics} is not asked, since {holder} listens there\n");
+        assert!(told.contains(&line), "{told}");
+
+        let path = systemctl(Some(&one_unit(second.pid, "active", said)));
+        let (own, _) = told_of(second.pid, &path);
+        assert_eq!((&own["state"], &own["metrics"]), (&json!("runs"), &Value::Null), "{own}");
+        let reason = format!(
+            "{metrics} was taken when it started, and {holder} listens there: stop that program and \
+             restart the daemon"
+        );
+        assert_eq!(own["metrics-unknown"], reason);
+        assert_eq!(first.terminate().code(), Some(0));
+        let (own, _) = told_of(second.pid, &path);
+        let reason = format!(
+            "{metrics} was taken when it started, and nobody listens there now: restart the daemon"
+        );
+        assert_eq!(own["metrics-unknown"], reason);
+    });
+}
+
 /// An IPv6 wildcard that takes no IPv4 can stand beside the metrics, and would hide a failed reload.
 #[test]
 fn somebody_who_listens_in_ipv6_does_not_hide_metrics_in_ipv4() {

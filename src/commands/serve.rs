@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::slice;
@@ -19,7 +20,7 @@ use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
-use crate::listen::{self, Again, BindError, Bound, Inherited, ListeningSocket, SocketOrigin};
+use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, SocketOrigin, Taken};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
@@ -103,8 +104,10 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     let notifier = notifier()?;
     let bound = bind(&settings, &notifier)?;
     exchange_with_store(&notifier, &bound);
+    let without_metrics = bound.without.first().copied();
     let listening = take_up(bound, &settings, &notifier);
-    let scrapes = settings.metrics_listen.map_or(0, |_| server::SCRAPES);
+    let has_metrics = settings.metrics_listen.is_some() && without_metrics.is_none();
+    let scrapes = if has_metrics { server::SCRAPES } else { 0 };
     let spare = SPARE_DESCRIPTORS + settings.policy_dirs.len() + scrapes;
     let capacity = capacity(settings.limits.connections, descriptors, spare)?;
 
@@ -134,6 +137,9 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
         Server::new(poll, listening, &signals, capacity, service, reloading, notifier)?;
     if let Some(changes) = changes {
         server.reload_after(changes)?;
+    }
+    if let Some(address) = without_metrics {
+        server.tell_of_no_metrics(address);
     }
     log_sandbox(&sandbox::apply(level, &[Work::Serving], &[])?);
     info!("running as {identity}");
@@ -189,8 +195,15 @@ fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
     let addresses: Vec<_> =
         settings.listen.iter().copied().chain(settings.metrics_listen).collect();
     let mut patience = Patience::new(notifier);
-    let mut wait = |taken: &BindError| patience.wait(taken);
-    let bound = listen::bind(&addresses, Inherited::from_env()?, &holders, &mut wait)?;
+    let mut when_taken = |taken: &BindError| match taken {
+        // Any user can take it from 1024 up, and must not keep players from the policy by that.
+        BindError::Bind { address, holders, .. } if settings.metrics_listen == Some(*address) => {
+            warn!("{}", NoMetrics { address: *address, holders });
+            Taken::GoWithout
+        }
+        taken => patience.wait(taken),
+    };
+    let bound = listen::bind(&addresses, Inherited::from_env()?, &holders, &mut when_taken)?;
     patience.end();
     for warning in &bound.warnings {
         warn!("{warning}");
@@ -200,6 +213,30 @@ fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
         return Err(BindError::NoAddress);
     }
     Ok(bound)
+}
+
+/// That somebody else has the port of the metrics.
+struct NoMetrics<'a> {
+    address: SocketAddr,
+    holders: &'a [String],
+}
+
+impl fmt::Display for NoMetrics<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, holders } = self;
+        let port = address.port();
+        write!(f, "no metrics: {address} is taken by ")?;
+        if holders.is_empty() {
+            write!(f, "another program (ss -tanp 'sport = :{port}' as root names it)")?;
+        } else {
+            f.write_str(&holders.join(", "))?;
+        }
+        f.write_str(": stop that program and restart the daemon, or change metrics.listen")?;
+        if port < listen::FIRST_UNPRIVILEGED_PORT {
+            return Ok(());
+        }
+        write!(f, " to a port below {}, which only root can take", listen::FIRST_UNPRIVILEGED_PORT)
+    }
 }
 
 /// Waits for a port that is taken, as by the server that this daemon is to replace, where a service
@@ -217,10 +254,10 @@ impl<'a> Patience<'a> {
         Self { notifier, pauses: PAUSES.iter(), since: Instant::now(), said: String::new() }
     }
 
-    fn wait(&mut self, taken: &BindError) -> Again {
+    fn wait(&mut self, taken: &BindError) -> Taken {
         let left = self.pauses.as_slice().iter().sum::<Duration>();
         let Some(pause) = self.pauses.next().filter(|_| self.notifier.is_connected()) else {
-            return Again::GiveUp;
+            return Taken::GiveUp;
         };
         let words = taken.to_string();
         if words != self.said {
@@ -228,13 +265,13 @@ impl<'a> Patience<'a> {
             self.notifier.extend_start(left + REST_OF_THE_START, &format!("waiting: {words}"));
             self.said = words;
         }
-        if process::pause(*pause) { Again::Try } else { Again::GiveUp }
+        if process::pause(*pause) { Taken::TryAgain } else { Taken::GiveUp }
     }
 
     /// Says that the wait is over, if there was one.
     fn end(&self) {
         if !self.said.is_empty() {
-            info!("every port is free after {:.0} s", self.since.elapsed().as_secs_f64());
+            info!("every port of listen is free after {:.0} s", self.since.elapsed().as_secs_f64());
         }
     }
 }

@@ -8,6 +8,7 @@ mod report;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use crate::audit;
 use crate::cli::{Cli, Command, DEFAULT_CONFIG};
 use crate::config::{self, Settings, Trust};
 use crate::exit::Exit;
-use crate::inventory;
+use crate::inventory::{self, HostListener};
 use crate::printable::Escaped;
 use crate::running::metrics::{self, Metrics};
 use crate::running::processes::{self, Process};
@@ -265,13 +266,23 @@ fn state_of(unit: Option<&Unit>, metrics: Option<&Metrics>) -> State {
 
 /// What the metrics of a daemon say and where, or why that is not known.
 fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Metrics), String> {
-    let address = match unit.and_then(|unit| metrics_address(unit.status.as_ref()?)) {
-        Some(address) => address,
+    let said = unit.and_then(|unit| said_of_metrics(unit.status.as_ref()?));
+    let address = match said {
+        Some(MetricsSaid::At(address) | MetricsSaid::Taken(address)) => address,
         None => configured_address(process)?,
     };
     let asked = audit::reachable(address);
     let listeners = inventory::listeners().map_err(|error| error.to_string())?;
     let holders = inventory::covering(listeners, asked);
+    if let Some(MetricsSaid::Taken(_)) = said {
+        let now = holders.first().map_or_else(
+            || "nobody listens there now: restart the daemon".to_owned(),
+            |other| {
+                format!("{} listens there: stop that program and restart the daemon", Whose(other))
+            },
+        );
+        return Err(format!("{asked} was taken when it started, and {now}"));
+    }
     if holders.is_empty() {
         return Err(format!("nothing listens on {asked}"));
     }
@@ -281,19 +292,54 @@ fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Met
     }
     // Any user may listen on such a port where the daemon does not, and say what he likes.
     let users = [0, Uid::effective().as_raw(), process.uid];
-    if let Some(other) = holders.iter().find(|holder| !users.contains(&holder.uid)) {
-        let user = account::name_of(other.uid).unwrap_or_else(|| other.uid.to_string());
-        return Err(format!("{asked} is not asked, since user {} listens there", Escaped(&user)));
+    let stranger = holders.iter().find(|holder| !users.contains(&holder.uid)).map(|stranger| {
+        let user = account::name_of(stranger.uid).unwrap_or_else(|| stranger.uid.to_string());
+        format!("user {}", Escaped(&user))
+    });
+    // It may be another daemon that was given the same address.
+    let other = || {
+        let is_its_own = inventory::holds(process.pid, &holders) != Some(false);
+        holders.first().filter(|_| !is_its_own).map(|other| Whose(other).to_string())
+    };
+    if let Some(other) = stranger.or_else(other) {
+        return Err(format!("{asked} is not asked, since {other} listens there"));
     }
     let metrics = metrics::scrape(asked).map_err(|error| format!("{asked}: {error}"))?;
     Ok((asked, metrics))
 }
 
-/// Where the metrics are by what the daemon says of itself, which is how it was started.
-fn metrics_address(status: &str) -> Option<SocketAddr> {
+/// Whose a listener is, as far as that can be seen.
+struct Whose<'a>(&'a HostListener);
+
+impl fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(HostListener { process, uid, .. }) = self;
+        match (process, account::name_of(*uid)) {
+            (Some(process), _) => process.fmt(f),
+            (None, Some(user)) => write!(f, "user {}", Escaped(&user)),
+            (None, None) => write!(f, "user {uid}"),
+        }
+    }
+}
+
+/// What a daemon says of its metrics, which is how it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MetricsSaid {
+    /// They are served at this address.
+    At(SocketAddr),
+    /// They are not, since the address was taken.
+    Taken(SocketAddr),
+}
+
+fn said_of_metrics(status: &str) -> Option<MetricsSaid> {
     // The last one: an error that stands before it may quote anything.
-    let (_, rest) = status.rsplit_once(", metrics on ")?;
-    rest.split(';').next()?.parse().ok()
+    let mut parts = status.rsplit("; ");
+    let part = parts.find(|it| it.starts_with("serving ") || it.starts_with("stopping "))?;
+    if let Some((_, address)) = part.rsplit_once(", no metrics on ") {
+        return Some(MetricsSaid::Taken(address.strip_suffix(" (taken)")?.parse().ok()?));
+    }
+    let (_, address) = part.rsplit_once(", metrics on ")?;
+    Some(MetricsSaid::At(address.parse().ok()?))
 }
 
 /// Where they are by the configuration, which may have changed since.
@@ -411,15 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_the_metrics_is_found_in_the_status() {
-        let found = |status| metrics_address(status).map(|address| address.to_string());
-        let status = "serving 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not";
-        assert_eq!(found(status).as_deref(), Some("[::1]:9843"));
-        let quoting =
-            format!("{RELOAD_FAILED}: a.toml:1:1: \", metrics on 192.0.2.1:80\"; {status}");
-        assert_eq!(found(&quoting).as_deref(), Some("[::1]:9843"));
-        assert_eq!(found("serving 1 rule on [::]:843; 0 served"), None);
-        assert_eq!(found("serving 1 rule on [::]:843, metrics on here"), None);
+    fn what_is_said_of_the_metrics_is_found_in_the_status() {
+        let address = "[::1]:9843".parse().unwrap();
+        let (at, taken) = (MetricsSaid::At(address), MetricsSaid::Taken(address));
+        for (words, said) in [
+            ("serving 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not", Some(at)),
+            ("stopping 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not", Some(at)),
+            ("serving 1 rule on [::]:843, no metrics on [::1]:9843 (taken); 0 served", Some(taken)),
+            ("serving 1 rule on [::]:843; 0 served", None),
+            ("serving 1 rule on [::]:843, metrics on here", None),
+            ("serving 1 rule on [::]:843, no metrics on here (taken)", None),
+        ] {
+            assert_eq!(said_of_metrics(words), said, "{words}");
+            for quoted in [
+                "\", metrics on 192.0.2.1:80\"",
+                "\"; serving 1 rule on [::]:843, metrics on 192.0.2.1:80; \"",
+            ] {
+                let quoting = format!("{RELOAD_FAILED}: a.toml:1:1: {quoted}; {words}");
+                assert_eq!(said_of_metrics(&quoting), said, "{quoting}");
+            }
+        }
+        assert_eq!(said_of_metrics("waiting: cannot bind [::]:843, metrics on [::1]:9843"), None);
     }
 
     #[test]

@@ -226,6 +226,12 @@ impl Server {
         Ok(())
     }
 
+    /// Has the status tell that there are no metrics at this address, since its port was taken.
+    pub fn tell_of_no_metrics(&mut self, address: SocketAddr) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.addresses, ", no metrics on {address} (taken)");
+    }
+
     /// Serves until SIGTERM, SIGINT or SIGQUIT, and until what was in flight then is finished.
     ///
     /// # Errors

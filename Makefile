@@ -3,6 +3,7 @@
 #   make build              the release binary
 #   sudo make run           serve the example on port 843, unprivileged after the start
 #   make check              everything a change has to pass
+#   make check-oldest-rust  whether the oldest Rust that Cargo.toml promises builds it
 #   make deb, make rpm      a package, in target/package
 #   sudo make check-packages  install the packages in a booted container
 #   sudo make bench         beside other servers, into docs/benchmarks.md; QUICK=1 is a first impression
@@ -37,7 +38,7 @@ INSTALL = install
 FUZZ_SECONDS = 600
 
 .PHONY: all build run check bench fuzz mutants soak manual install uninstall clean
-.PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions
+.PHONY: check-tools check-format check-lints check-manual check-scripts check-dependencies check-tests check-instructions check-oldest-rust
 # The checks take turns, so that what they print can be read; cargo uses every core by itself.
 .NOTPARALLEL:
 
@@ -82,6 +83,10 @@ check-tests:
 check-instructions:
 	@scripts/if-installed "command -v valgrind" instructions \
 		$(CARGO) bench --locked --bench instructions
+
+check-oldest-rust:
+	@scripts/prepare build
+	@scripts/oldest-rust
 
 bench:
 	@scripts/prepare bench

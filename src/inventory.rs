@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState};
@@ -16,6 +17,9 @@ use crate::printable::Escaped;
 /// with, so that naming it says little.
 const INIT: i32 = 1;
 
+/// How long the descriptors of all processes are looked through. Any user can have millions.
+const SEARCH: Duration = Duration::from_secs(3);
+
 /// A TCP socket that waits for connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostListener {
@@ -26,7 +30,7 @@ pub struct HostListener {
     pub inode: u64,
     /// The user who made it.
     pub uid: u32,
-    /// Who holds it; `None` when that process may not be read.
+    /// Who holds it; `None` when that process may not be read, or was not found in time.
     pub process: Option<Process>,
 }
 
@@ -130,7 +134,8 @@ impl std::error::Error for InventoryError {
 /// Everything that listens in this network namespace, by port and then by address.
 ///
 /// Reads the descriptors of every process that may be read, so the call takes milliseconds on a
-/// small host and tenths of a second on one with thousands of processes.
+/// small host and tenths of a second on one with thousands of processes. It takes no more than
+/// some seconds, however many descriptors there are.
 pub fn listeners() -> Result<Vec<HostListener>, InventoryError> {
     let mut listeners = sockets()?;
     let holders = processes(listeners.iter().map(|listener| listener.inode));
@@ -230,15 +235,20 @@ fn listening(entries: impl IntoIterator<Item = TcpNetEntry>) -> Vec<HostListener
         .collect()
 }
 
-/// Which process holds each of these sockets; where several do, the [`likelier`] one.
+/// Which process holds each of these sockets; where several do, the [`likelier`] one. Those that are
+/// not found in [`SEARCH`] are missing.
 fn processes(inodes: impl Iterator<Item = u64>) -> HashMap<u64, Process> {
     let mut wanted: HashMap<u64, Option<i32>> = inodes.map(|inode| (inode, None)).collect();
     if wanted.is_empty() {
         return HashMap::new();
     }
+    let end = Instant::now() + SEARCH;
     // Whatever cannot be read here belongs to somebody else, or is gone since.
-    for process in all_processes().into_iter().flatten().flatten() {
+    'search: for process in all_processes().into_iter().flatten().flatten() {
         for descriptor in process.fd().into_iter().flatten().flatten() {
+            if Instant::now() >= end {
+                break 'search;
+            }
             let FDTarget::Socket(inode) = descriptor.target else { continue };
             let Some(holder) = wanted.get_mut(&inode) else { continue };
             *holder = Some(holder.map_or(process.pid, |known| likelier(known, process.pid)));

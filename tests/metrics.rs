@@ -19,11 +19,12 @@ use masterpolicyd::server::exchange::Outcome;
 use masterpolicyd::server::metrics::{self, Counters, Gauges, METRICS, Metric};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::User;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use support::daemon::{RULES, Rule, Stderr, ask, dial, document, document_of, read_to_end};
 use support::load::{self, REQUEST};
 use support::network::{address_of, in_own_network, listen};
+use support::process::strace;
 use support::{Daemon, SERVICE_USER, SOON, Scratch, Setup, find_program, is_root, skip};
 
 const OTHER_RULES: &[Rule] = &[("game.example.org", "6000"), ("www.example.net", "443,7000-7007")];
@@ -684,6 +685,46 @@ fn a_metrics_port_that_is_taken_keeps_no_player_from_the_policy() {
         let daemon = bound_with_metrics(metrics).start();
         scrape(metrics).assert("policy_rules", 1.0);
         assert!(!daemon.log.everything().contains("no metrics"));
+    });
+}
+
+/// Its name was looked for in every descriptor of every process before anybody was served: 20 s where
+/// a user had 4 million.
+#[test]
+fn no_number_of_descriptors_keeps_the_start_looking_for_who_has_a_port() {
+    let test = "no_number_of_descriptors_keeps_the_start_looking_for_who_has_a_port";
+    in_own_network(test, || {
+        let metrics = loopback(9843);
+        let other = listen(metrics);
+        let descriptors: Vec<_> = (0..500).map(|_| other.try_clone().expect("another")).collect();
+        let slow = ["inject=readlinkat:delay_enter=100000".to_owned()];
+        let Some(tracer) = strace(test, Path::new("/dev/null"), slow) else { return };
+        let daemon = bound_with_metrics(metrics).through(tracer).start();
+        daemon.log.wait_for(" warn: no metrics");
+        drop(descriptors);
+    });
+}
+
+/// With `SO_REUSEPORT` any number of sockets can have it. The remedy was cut off.
+#[test]
+fn any_number_of_sockets_at_a_port_are_told_of_in_a_few_words() {
+    let test = "any_number_of_sockets_at_a_port_are_told_of_in_a_few_words";
+    in_own_network(test, || {
+        let metrics = loopback(9843);
+        let sockets: Vec<_> = (0..500)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                socket.set_reuse_port(true).expect("SO_REUSEPORT");
+                socket.bind(&metrics.into()).expect("binding");
+                socket.listen(1).expect("listening");
+                socket
+            })
+            .collect();
+        let daemon = bound_with_metrics(metrics).start();
+        let line = daemon.log.wait_for(" warn: no metrics");
+        let own = format!("[{}]", std::process::id());
+        assert_eq!(line.matches(&own).count(), 1, "{line}");
+        drop(sockets);
     });
 }
 

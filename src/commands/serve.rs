@@ -53,6 +53,9 @@ const REST_OF_THE_START: Duration = Duration::from_secs(30);
 /// How often the files are looked for again that are to be watched, while they change.
 const MOST_LOOKS: usize = 8;
 
+/// How many of those that have a port are named.
+const MOST_HOLDERS: usize = 4;
+
 /// Problems of a configuration that are logged one by one.
 const MOST_PROBLEMS: usize = 100;
 
@@ -185,13 +188,6 @@ fn resolve(configuration: &Configuration) -> Result<Identity, UserError> {
 }
 
 fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
-    let holders = |address| {
-        inventory::holders(address)
-            .into_iter()
-            .filter_map(|holder| holder.process)
-            .map(|process| process.to_string())
-            .collect()
-    };
     let addresses: Vec<_> =
         settings.listen.iter().copied().chain(settings.metrics_listen).collect();
     let mut patience = Patience::new(notifier);
@@ -213,6 +209,18 @@ fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
         return Err(BindError::NoAddress);
     }
     Ok(bound)
+}
+
+/// Who has the port of an address, in a few words: any number of sockets and processes can.
+fn holders(address: SocketAddr) -> Vec<String> {
+    let mut processes: Vec<_> =
+        inventory::holders(address).into_iter().filter_map(|holder| holder.process).collect();
+    processes.sort_by_key(|process| process.pid);
+    processes.dedup();
+    let more = processes.len().saturating_sub(MOST_HOLDERS);
+    processes.truncate(MOST_HOLDERS);
+    let names = processes.iter().map(ToString::to_string);
+    names.chain((more > 0).then(|| format!("{more} more"))).collect()
 }
 
 /// That somebody else has the port of the metrics.

@@ -9,7 +9,8 @@ pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
 /// The one of `known` that `word` is most likely a slip of: other case and underscores count as
 /// nothing, and a third of the letters may be wrong. Else the one that `word` is the end of, or
 /// that it begins with.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     // The distance of two long texts takes long to compute, and none of ours is long.
     if word.len() > 64 {
         return None;

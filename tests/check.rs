@@ -113,6 +113,9 @@ fn a_file_is_judged_alone_before_it_is_installed() {
     scratch.file("main.toml", format!("meta-policy = \"none\"\ngrantable-ports = \"80\"\n{rule}"));
     scratch.file("broken.toml", "[[allow-access-from]]\ndomain = \"http://a.test/\"\n");
     scratch.file("game.toml.new", rule);
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    scratch.file("marked.toml", utf16(&format!("\u{feff}{rule}")));
+    scratch.file("unmarked.toml", utf16(rule));
     scratch.directory("policy.d");
     scratch.file("policy.d/settings.toml", format!("meta-policy = \"all\"\n{rule}"));
     for (files, code, words) in [
@@ -122,6 +125,12 @@ fn a_file_is_judged_alone_before_it_is_installed() {
         (&["main.toml"], 1, "main.toml:3:1: this rule grants 5000, but grantable-ports"),
         (&["broken.toml", "game.toml"], 1, "broken.toml:2:10: "),
         (&["game.toml.new"], 0, "under this name it is skipped\n"),
+        (&["marked.toml"], 1, "marked.toml:1:1: the text is UTF-16; save it as UTF-8\n1 error,"),
+        (
+            &["unmarked.toml"],
+            1,
+            "unmarked.toml:1:1: the text is UTF-16; save it as UTF-8\n1 error,",
+        ),
         (&["policy.d/settings.toml"], 1, "policy.d/settings.toml:1:1: "),
         (&["xml.toml"], 1, "xml.toml:1:1: this is XML; give the file a name that ends in .xml\n"),
         (&["toml.xml"], 1, "toml.xml:1:1: this is not XML; if it is TOML, give the file a name"),

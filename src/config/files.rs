@@ -24,6 +24,7 @@ use super::problem::{Excerpt, Place, Problem, Severity, Spot};
 use super::trust::Use;
 use super::walk::{FileKind, Found, Status, Stop, Trail, Tree, Visited, walk};
 use crate::account::{self, Account, AccountError};
+use crate::document::{UTF16, is_utf16};
 use crate::position::{Position, Positions};
 
 /// A configuration file larger than this is refused unread.
@@ -167,6 +168,10 @@ pub(super) struct ReadFile {
 impl ReadFile {
     /// The text without byte order mark, or where it stops being UTF-8.
     pub(super) fn utf8(&self) -> Result<&str, Problem> {
+        if is_utf16(&self.bytes) {
+            let spot = Text::of(&self.path, "").at(0);
+            return Err(Problem::at(Severity::Error, &spot, UTF16));
+        }
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let lossy = String::from_utf8_lossy(&self.bytes);
             let spot = Text::of(&self.path, &lossy).at(error.valid_up_to());

@@ -89,7 +89,9 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
     top.read("listen", &mut settings.listen, faults, listen);
     settings.user = top.read_optional("user", faults, user);
     settings.group = top.read_optional("group", faults, group);
-    top.read("meta-policy", &mut settings.meta_policy, faults, parsed::<MetaPolicy>);
+    top.read("meta-policy", &mut settings.meta_policy, faults, |value, faults| {
+        parsed::<MetaPolicy>(value, faults, "\"all\", \"master-only\" or \"none\"")
+    });
     top.read("grantable-ports", &mut settings.grantable_ports, faults, rules::ports);
     top.read("expand-port-ranges", &mut settings.port_ranges, faults, |value, faults| {
         let is_expanded = boolean(value, faults)?;
@@ -180,7 +182,8 @@ fn networks(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<(usize, Networ
     let what = "an array of addresses and networks, such as [\"192.0.2.10\", \"2001:db8::/64\"]";
     at_most(ENTRIES, value, faults)?;
     array(value, faults, what, |element, faults| {
-        Some((element.span().start, parsed(element, faults)?))
+        let network = parsed(element, faults, "an address or a network in quotes")?;
+        Some((element.span().start, network))
     })
 }
 
@@ -204,7 +207,8 @@ fn metrics(value: &Value<'_>, settings: &Settings, faults: &mut Faults) -> Optio
     };
     let mut section = Section::new("[metrics]", table);
     let listen = section.read_optional("listen", faults, |value, faults| {
-        let MetricsAddress(address) = parsed(value, faults)?;
+        let MetricsAddress(address) =
+            parsed(value, faults, "one address, such as \"127.0.0.1:9843\"")?;
         if settings.listen.contains(&address) {
             let message = format!("{address} serves the policy; name another address or port");
             faults.add(value.span().start, message);
@@ -228,7 +232,8 @@ pub(super) const LOG_LEVELS: [(&str, LevelFilter); 6] = [
 ];
 
 fn timeout(value: &Value<'_>, faults: &mut Faults) -> Option<Duration> {
-    let written @ Written(duration) = parsed::<Written>(value, faults)?;
+    let written @ Written(duration) =
+        parsed::<Written>(value, faults, "a duration, such as \"5s\"")?;
     if !(SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&duration) {
         let (low, high) = (Written(SHORTEST_TIMEOUT), Written(LONGEST_TIMEOUT));
         faults.add(value.span().start, format_args!("{written} is not between {low} and {high}"));
@@ -262,7 +267,9 @@ fn unless_root(
 
 fn players(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<Player>> {
     let what = "an array of players, such as [\"flash\", \"unity\"]";
-    let mut players = array(value, faults, what, parsed::<Player>)?;
+    let mut players = array(value, faults, what, |element, faults| {
+        parsed::<Player>(element, faults, "a player, such as \"flash\"")
+    })?;
     players.sort_unstable();
     players.dedup();
     Some(players)
@@ -311,7 +318,7 @@ fn listen(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<SocketAddr>> {
                 faults.add(element.span().start, ListenError::NoAddress(port.to_string()));
                 return None;
             }
-            _ => parsed(element, faults)?,
+            _ => parsed(element, faults, "an address, such as \"0.0.0.0:843\"")?,
         };
         if seen.contains(&address) {
             faults.add(

@@ -91,17 +91,18 @@ fn read_rule(
     let domain = section.get("domain");
     let ports = section.get("to-ports");
     let secure = section.get("secure");
-    section.finish(homes, faults);
+    let misspelt = section.finish(homes, faults);
     for (key, value, example) in
         [("domain", domain, "*.example.com"), ("to-ports", ports, "5000,5010-5019")]
     {
-        if value.is_none() {
+        if value.is_none() && !misspelt.contains(&key) {
             let message =
                 format!("this rule has no {key}; write it, such as {key} = \"{example}\"");
             faults.add(offset, message);
         }
     }
-    let domain = domain.and_then(|value| parsed::<Domain>(value, faults));
+    let one_domain = "one domain, such as \"*.example.com\"";
+    let domain = domain.and_then(|value| parsed::<Domain>(value, faults, one_domain));
     let ports = ports.and_then(|value| self::ports(value, faults));
     let secure = secure.map_or(Some(false), |value| boolean(value, faults));
     Some(Rule { domain: domain?, ports: ports?, secure: secure? })
@@ -111,11 +112,11 @@ fn read_rule(
 pub(super) fn ports(value: &Value<'_>, faults: &mut Faults) -> Option<PortSet> {
     let what = "a port, a string such as \"5000,5010-5019\", or an array of both";
     let sets = match value.get_ref() {
-        DeValue::String(_) => vec![parsed::<PortSet>(value, faults)?],
+        DeValue::String(_) => vec![parsed::<PortSet>(value, faults, what)?],
         DeValue::Integer(_) => vec![port(value, faults)?],
         DeValue::Array(_) => {
             array(value, faults, what, |element, faults| match element.get_ref() {
-                DeValue::String(_) => parsed::<PortSet>(element, faults),
+                DeValue::String(_) => parsed::<PortSet>(element, faults, what),
                 DeValue::Integer(_) => port(element, faults),
                 _ => {
                     faults.expected("a port or a string such as \"5010-5019\"", element);

@@ -166,11 +166,25 @@ fn in_words(source: &str, lines: &Positions<'_>, slip: &Slip<'_>) -> (usize, Str
     if is_unquoted(slip) {
         return unquoted(source, lines, slip.offset);
     }
+    let rest = &source[slip.offset..];
+    if let Some(unseen) = rest.chars().next().filter(|c| is_unseen(*c)) {
+        let number = u32::from(unseen);
+        let words = format!("a character that cannot be seen is here, U+{number:04X}; remove it");
+        return (slip.offset, words);
+    }
     let words = closing_quote(slip)
-        .or_else(|| remedy(slip.message, &source[slip.offset..]))
+        .or_else(|| remedy(slip.message, rest))
         // What is rare keeps the parser's words.
         .unwrap_or_else(|| slip.message.trim_end_matches(", expected nothing"));
     (slip.offset, words.to_owned())
+}
+
+/// Whether an editor shows nothing for it, or what looks like a space.
+fn is_unseen(c: char) -> bool {
+    !matches!(c, ' ' | '\t' | '\r' | '\n')
+        && (c.is_control()
+            || c.is_whitespace()
+            || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'))
 }
 
 /// What to write where the parser says `message`; `rest` is the text from there on.
@@ -204,17 +218,23 @@ fn remedy(message: &str, rest: &str) -> Option<&'static str> {
             "a comment begins with #"
         }
         "invalid unquoted key" => "a key has only letters without accents, digits, - and _",
+        "invalid key-value pair" if rest.starts_with('{') => {
+            "this is not TOML; write each setting as key = value, on a line of its own"
+        }
         "unexpected key or value" => match rest.chars().next() {
+            Some(',') if rest.lines().next().is_some_and(|line| line.contains('=')) => OWN_LINE,
             Some(']') => "there is one ] too many",
             Some('}') => "there is one } too many",
             Some(',') => {
                 "the value ends here; write several in brackets, and a list of ports in quotes"
             }
-            _ => "the line has to end here; write what follows on a line of its own",
+            _ => OWN_LINE,
         },
         _ => REMEDIES.iter().find(|(said, _)| message.starts_with(said))?.1,
     })
 }
+
+const OWN_LINE: &str = "the line has to end here; write what follows on a line of its own";
 
 const ESCAPES: &str =
     "in double quotes \\ begins an escape sequence; write \\\\, or the string in single quotes";
@@ -228,9 +248,15 @@ fn unquoted(source: &str, lines: &Positions<'_>, offset: usize) -> (usize, Strin
     let start = source.len() - value.len();
     let value = value.split([',', ']', '}', '#', '\r', '\n']).next().unwrap_or_default().trim_end();
     let bare = value.trim_matches(TYPOGRAPHIC);
+    let is_element = source[line..start].trim_end().ends_with(['[', ',']);
+    let are_numbers = value.split([' ', '\t']).all(|part| part.parse::<u64>().is_ok());
     let is_word = |word: &&str| value.eq_ignore_ascii_case(word);
     let words = if value.is_empty() {
         "the value is missing".to_owned()
+    } else if value.ends_with(';') {
+        "a line does not end in a semicolon; remove it".to_owned()
+    } else if is_element && are_numbers {
+        "write a comma between the elements".to_owned()
     } else if ["true", "false", "yes", "no", "on", "off"].iter().any(is_word) {
         "write true or false, in lower case; or a string, in quotes".to_owned()
     } else if bare.contains(['"', '\'', '\\']) {
@@ -293,6 +319,19 @@ mod tests {
             ("a = 1}", 1, 6, "there is one } too many"),
             ("a = [1, , 2]", 1, 9, "there is one comma too many"),
             ("a = [\"b\" \"c\"]", 1, 10, "write a comma between the elements"),
+            ("a = [1 2]", 1, 6, "write a comma between the elements"),
+            ("a = [1, 2 3]", 1, 9, "write a comma between the elements"),
+            ("watch = true;", 1, 9, "a line does not end in a semicolon; remove it"),
+            ("watch = true, b = 1", 1, 13, OWN_LINE),
+            (
+                "{\"watch\": true}",
+                1,
+                1,
+                "this is not TOML; write each setting as key = value, on a line of its own",
+            ),
+            ("a\u{a0}= 1", 1, 2, "a character that cannot be seen is here, U+00A0; remove it"),
+            ("a = 1\n\0", 2, 1, "a character that cannot be seen is here, U+0000; remove it"),
+            ("\u{200b}a = 1", 1, 1, "a character that cannot be seen is here, U+200B; remove it"),
             ("a = 0100", 1, 5, "a number does not begin with 0"),
             (
                 "a = 1\rb = 2",

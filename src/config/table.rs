@@ -13,7 +13,7 @@ use super::bounds::TOLD;
 use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
 use super::syntax;
-use crate::spelling::did_you_mean;
+use crate::spelling::{did_you_mean, nearest};
 
 /// A value and where it stands.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
@@ -131,15 +131,16 @@ impl<'t, 'i> Section<'t, 'i> {
 
     /// Ends the reading: every key that was not asked for is a fault. `homes` are the places of the
     /// file and their keys, which end up elsewhere when they stand below another header, or when
-    /// their own is missing.
-    pub(super) fn finish(self, homes: &[Home], faults: &mut Faults) {
+    /// their own is missing. Returns the keys that were probably meant by those.
+    pub(super) fn finish(self, homes: &[Home], faults: &mut Faults) -> Vec<&'static str> {
+        let mut meant = Vec::new();
         for (key, _) in self.table {
             let (name, offset) = (key.get_ref().as_ref(), key.span().start);
             if self.known.contains(&name) {
                 continue;
             }
             if faults.are_many() {
-                return;
+                break;
             }
             let within =
                 if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };
@@ -149,12 +150,14 @@ impl<'t, 'i> Section<'t, 'i> {
                 .map(|home| home.place)
                 .collect();
             let hint = if homes.is_empty() {
+                meant.extend(nearest(name, &self.known));
                 did_you_mean(name, &self.known)
             } else {
                 format!("; it belongs {}", homes.join(", or "))
             };
             faults.add(offset, format_args!("unknown key \"{name}\"{within}{hint}"));
         }
+        meant
     }
 
     /// Where the values of all keys stand.
@@ -189,13 +192,14 @@ pub(super) fn string(value: &Value<'_>, faults: &mut Faults) -> Option<String> {
     }
 }
 
-/// A string that says something, in the words of its type.
-pub(super) fn parsed<T: FromStr>(value: &Value<'_>, faults: &mut Faults) -> Option<T>
+/// A string that says something, in the words of its type. Any other value is told to be not
+/// `what`.
+pub(super) fn parsed<T: FromStr>(value: &Value<'_>, faults: &mut Faults, what: &str) -> Option<T>
 where
     T::Err: fmt::Display,
 {
     let DeValue::String(text) = value.get_ref() else {
-        faults.expected("a string", value);
+        faults.expected(what, value);
         return None;
     };
     text.parse().map_err(|error: T::Err| faults.add(value.span().start, error)).ok()

@@ -14,7 +14,7 @@ use xmlparser::{ElementEnd, Reference, Stream, StreamError, TextPos, Token, Toke
 use super::{ALLOW_ACCESS, PERMITTED, ROOT, SITE_CONTROL};
 use crate::policy::{Domain, MetaPolicy, MetaPolicyError, PortSet, Rule};
 use crate::position::{Position, Positions};
-use crate::spelling::did_you_mean;
+use crate::spelling::{did_you_mean, nearest};
 
 const ALLOW_HEADERS: &str = "allow-http-request-headers-from";
 const ALLOW_IDENTITY: &str = "allow-access-from-identity";
@@ -133,16 +133,27 @@ fn decode(bytes: &[u8]) -> Result<&str, Flaw> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let end = bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ' | b'\t' | b'\r' | b'\n'));
     let bytes = &bytes[..end.map_or(0, |last| last + 1)];
-    std::str::from_utf8(bytes).map_err(|error| {
-        let sound = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+    let flaw = |sound: &[u8], message: &str| {
+        let sound = String::from_utf8_lossy(sound);
         let at = Positions::of(&sound).at(sound.len());
-        let message = if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            "the text is UTF-16; save it as UTF-8".to_owned()
-        } else {
-            "the text is not UTF-8; save it as UTF-8".to_owned()
-        };
-        Flaw { at, kind: FlawKind::NotXml, message }
+        Flaw { at, kind: FlawKind::NotXml, message: message.to_owned() }
+    };
+    if is_utf16(bytes) {
+        return Err(flaw(b"", UTF16));
+    }
+    std::str::from_utf8(bytes).map_err(|error| {
+        flaw(&bytes[..error.valid_up_to()], "the text is not UTF-8; save it as UTF-8")
     })
+}
+
+/// What to say of a text that [`is_utf16`].
+pub const UTF16: &str = "the text is UTF-16; save it as UTF-8";
+
+/// Whether a text is UTF-16, with or without a byte order mark. Any other text begins with a letter
+/// or a sign that UTF-16 would put a NUL beside.
+#[must_use]
+pub fn is_utf16(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, ..] | [1..=255, 0, _, ..])
 }
 
 /// Why a text is not XML, and where it stops being so.
@@ -162,6 +173,11 @@ struct Tag<'a> {
 impl<'a> Tag<'a> {
     fn attribute(&self, name: &str) -> Option<&Attribute<'a>> {
         self.attributes.iter().find(|attribute| attribute.name == name)
+    }
+
+    /// Whether another attribute is probably this one, misspelt.
+    fn has_misspelt(&self, name: &str) -> bool {
+        self.attributes.iter().any(|attribute| nearest(attribute.name, &[name]).is_some())
     }
 }
 
@@ -281,7 +297,15 @@ impl<'a> Reader<'a> {
     fn malformed_token(&self, text: &str, error: &xmlparser::Error) -> Malformed {
         let (cause, start) = match *error {
             xmlparser::Error::UnknownToken(at) => {
-                return Malformed { at: position(at), message: "this is not XML".to_owned() };
+                let at = position(at);
+                let line = self.positions.line(at.line).trim_start();
+                let message = if line.starts_with("<?xml") {
+                    "<?xml can only stand at the very start of a file; leave it out here, or what \
+                     is before it"
+                } else {
+                    "this is not XML"
+                };
+                return Malformed { at, message: message.to_owned() };
             }
             xmlparser::Error::InvalidDeclaration(cause, at)
             | xmlparser::Error::InvalidComment(cause, at)
@@ -435,7 +459,7 @@ impl<'a> Reader<'a> {
             self.find_missing(tag, "domain");
         }
         let domain = domain.and_then(|attribute| self.value::<Domain>(attribute));
-        if ports.is_none() {
+        if ports.is_none() && !tag.has_misspelt("to-ports") {
             let message = "this rule has no to-ports, so it grants no socket; add to-ports, or \
                            remove the rule if it is for HTTP";
             self.find(tag.offset, FlawKind::NoPorts, message);
@@ -548,6 +572,9 @@ impl<'a> Reader<'a> {
     }
 
     fn find_missing(&mut self, tag: &Tag<'_>, attribute: &str) {
+        if tag.has_misspelt(attribute) {
+            return;
+        }
         let message = format!("<{}> has no attribute {attribute}; add it", tag.name);
         self.find(tag.offset, FlawKind::Structure, message);
     }
@@ -721,7 +748,35 @@ mod tests {
         let message = |text: &[u8]| parse(text).flaws[0].message.clone();
         assert_eq!(message(b"\xff\xfe<\0a\0"), "the text is UTF-16; save it as UTF-8");
         assert_eq!(message(b"\xfe\xff\0<\0a"), "the text is UTF-16; save it as UTF-8");
+        assert_eq!(message(b"<\0a\0>\0"), "the text is UTF-16; save it as UTF-8");
+        assert_eq!(message(b"\0<\0a\0>"), "the text is UTF-16; save it as UTF-8");
         assert_eq!(message(b"<a>\xff</a>"), "the text is not UTF-8; save it as UTF-8");
+    }
+
+    #[test]
+    fn a_declaration_that_does_not_come_first_is_told_so() {
+        let policy = "<?xml version=\"1.0\"?><cross-domain-policy/>\n";
+        for text in [format!("\n{policy}"), format!("{policy}{policy}")] {
+            let parsed = parse(text.as_bytes());
+            assert_eq!(parsed.flaws.len(), 1, "{text}");
+            assert!(parsed.flaws[0].message.starts_with("<?xml can only stand at the very start"));
+            assert_eq!(parsed.flaws[0].at, Position { line: 2, column: 1 });
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_is_misspelt_is_not_told_to_be_missing_too() {
+        for (attributes, told) in [
+            ("domain='a.test' to-port='1'", "no attribute to-port; did you mean \"to-ports\"?"),
+            ("Domain='a.test' to-ports='1'", "no attribute Domain; did you mean \"domain\"?"),
+        ] {
+            let text = format!(
+                "<cross-domain-policy><allow-access-from {attributes}/></cross-domain-policy>"
+            );
+            let parsed = parse(text.as_bytes());
+            assert_eq!(parsed.flaws.len(), 1, "{:?}", parsed.flaws);
+            assert!(parsed.flaws[0].message.ends_with(told), "{:?}", parsed.flaws);
+        }
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub enum DomainError {
         /// The text without it.
         host: String,
     },
+    /// Several domains in one text.
+    Several(String),
     /// A `*` that is neither the whole domain nor its first label.
     Wildcard(String),
     /// A wildcard in an address.
@@ -107,9 +109,10 @@ impl fmt::Display for DomainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the domain is empty; write \"*\" for every domain"),
-            Self::Url { host } => {
-                write!(f, "a domain is a host name, not a URL; write \"{}\"", host.escape_default())
+            Self::Url { host } if host.parse::<Domain>().is_err() => {
+                f.write_str("a domain is a host name, not a URL; write the name of the site alone")
             }
+            Self::Url { host } => write!(f, "a domain is a host name, not a URL; write \"{host}\""),
             Self::Port { host } => write!(
                 f,
                 "a domain has no port; write \"{}\", and in to-ports the ports that it may connect \
@@ -120,6 +123,11 @@ impl fmt::Display for DomainError {
                 f,
                 "a domain has no path; write \"{}\", which is for all content of the host",
                 host.escape_default()
+            ),
+            Self::Several(text) => write!(
+                f,
+                "\"{}\": a rule has one domain; write a rule for each",
+                text.escape_default()
             ),
             Self::Wildcard(text) => write!(
                 f,
@@ -152,6 +160,11 @@ impl fmt::Display for DomainError {
                 text.escape_default(),
                 character.escape_default()
             ),
+            Self::Label(text) if without_final_dot(text).is_some() => write!(
+                f,
+                "leave out the dot at the end of the name: {}",
+                without_final_dot(text).unwrap_or_default()
+            ),
             Self::Label(text) => write!(
                 f,
                 "\"{}\" is not a host name: each part between dots has 1 to 63 letters, digits, \
@@ -170,6 +183,9 @@ impl FromStr for Domain {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "*" {
             return Ok(Self::Any);
+        }
+        if are_several(text) {
+            return Err(DomainError::Several(text.to_owned()));
         }
         expect_bare(text)?;
         if let Some(parent) = text.strip_prefix("*.") {
@@ -222,6 +238,19 @@ impl FromStr for Host {
         expect_name(text)?;
         Ok(Self::Name(text.to_ascii_lowercase()))
     }
+}
+
+/// Whether it is a list of domains.
+fn are_several(text: &str) -> bool {
+    let separators = |c: char| matches!(c, ',' | ';') || c.is_whitespace();
+    let mut parts = text.split(separators).filter(|part| !part.is_empty()).peekable();
+    parts.peek().is_some_and(|first| first.len() < text.trim().len())
+        && parts.all(|part| part.contains('.') && part.parse::<Domain>().is_ok())
+}
+
+/// A name that ends in a dot, without it, if it is a host name then.
+fn without_final_dot(text: &str) -> Option<&str> {
+    text.strip_suffix('.').filter(|name| name.parse::<Host>().is_ok())
 }
 
 /// Refuses what stands around the host in a URL, and tells the host.
@@ -291,10 +320,15 @@ fn expect_name(text: &str) -> Result<(), DomainError> {
             DomainError::Wildcard(text.to_owned())
         });
     }
-    if !text.is_ascii() {
+    // Those belong to no name in any script: blanks, dashes, quotation marks, and what has no width.
+    let is_punctuation =
+        |c: char| c.is_whitespace() || matches!(c, '\u{ad}' | '\u{2000}'..='\u{206f}' | '\u{feff}');
+    if !text.is_ascii() && !text.contains(is_punctuation) {
         return Err(DomainError::NotAscii(text.to_owned()));
     }
-    if let Some(character) = text.chars().find(|&c| !is_of_name(c)) {
+    if let Some(character) =
+        text.chars().find(|&c| if c.is_ascii() { !is_of_name(c) } else { is_punctuation(c) })
+    {
         return Err(DomainError::Character { text: text.to_owned(), character });
     }
     if text.len() > 253 || !text.split('.').all(is_label) {
@@ -383,6 +417,35 @@ mod tests {
         assert!(!domain.matches(&Host::Name("localhost".into())));
         assert!(!domain.matches(&"::ffff:127.0.0.1".parse().unwrap()));
         assert!(Domain::Any.matches(&Host::Address(Ipv4Addr::LOCALHOST.into())));
+    }
+
+    #[test]
+    fn an_error_says_what_to_write() {
+        let several = |text| format!("\"{text}\": a rule has one domain; write a rule for each");
+        let alone = "a domain is a host name, not a URL; write the name of the site alone";
+        for (text, told) in [
+            (
+                "http://*.a.test/x",
+                "a domain is a host name, not a URL; write \"*.a.test\"".to_owned(),
+            ),
+            ("file://", alone.to_owned()),
+            ("https://münchen.test/", alone.to_owned()),
+            ("a.test.", "leave out the dot at the end of the name: a.test".to_owned()),
+            ("a.test, *.b.test", several("a.test, *.b.test")),
+            ("a.test;192.0.2.1", several("a.test;192.0.2.1")),
+            ("a.test b.test", several("a.test b.test")),
+            (" a.test", "\" a.test\": a host name cannot have ' '".to_owned()),
+            (
+                "a\u{200b}.test",
+                "\"a\\u{200b}.test\": a host name cannot have '\\u{200b}'".to_owned(),
+            ),
+            (
+                "a\u{2013}b.test",
+                "\"a\\u{2013}b.test\": a host name cannot have '\\u{2013}'".to_owned(),
+            ),
+        ] {
+            assert_eq!(text.parse::<Domain>().unwrap_err().to_string(), told);
+        }
     }
 
     #[test]

@@ -221,11 +221,15 @@ impl fmt::Display for PortsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("no port given; write \"*\" for every port"),
-            Self::NotAPort(text) => write!(
-                f,
-                "\"{}\" is neither a port, a range such as 5010-5019, nor \"*\"",
-                text.escape_default()
-            ),
+            Self::NotAPort(text) if text.is_empty() => f.write_str("there is one comma too many"),
+            Self::NotAPort(text) => {
+                let text_shown = text.escape_default();
+                write!(
+                    f,
+                    "\"{text_shown}\" is neither a port, a range such as 5010-5019, nor \"*\""
+                )?;
+                meant(text).map_or(Ok(()), |ports| write!(f, "; write \"{ports}\""))
+            }
             Self::OutOfRange(text) => {
                 write!(f, "port {} is not between 1 and 65535", text.escape_default())
             }
@@ -237,6 +241,19 @@ impl fmt::Display for PortsError {
 }
 
 impl std::error::Error for PortsError {}
+
+/// The ports that were probably meant by a text with other signs than hyphens and commas.
+fn meant(text: &str) -> Option<String> {
+    if ["all", "any", "every"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return Some("*".to_owned());
+    }
+    // A dash is what a word processor makes of a hyphen.
+    let text = text.replace("..", "-").replace([':', '\u{2013}', '\u{2014}'], "-");
+    let separators = |c: char| c == ';' || c.is_whitespace();
+    let parts: Vec<_> = text.split(separators).filter(|part| !part.is_empty()).collect();
+    let are_ports = parts.iter().all(|part| part.parse::<PortRange>().is_ok());
+    are_ports.then(|| parts.join(","))
+}
 
 impl FromStr for PortRange {
     type Err = PortsError;
@@ -364,6 +381,29 @@ mod tests {
         assert_eq!(expanded("1000-1063").split(',').count(), 64);
         assert_eq!(expanded("1000-1064"), "1000-1064");
         assert_eq!(expanded("*"), "*");
+    }
+
+    #[test]
+    fn an_error_says_what_was_probably_meant() {
+        for (text, meant) in [
+            ("5000;5001", Some("5000,5001")),
+            ("5000 5010-5019", Some("5000,5010-5019")),
+            ("5000:5010", Some("5000-5010")),
+            ("5000..5010", Some("5000-5010")),
+            ("5000\u{2013}5010", Some("5000-5010")),
+            ("All", Some("*")),
+            ("5000/tcp", None),
+            ("5000-", None),
+            ("5010:5000", None),
+        ] {
+            let told = text.parse::<PortSet>().unwrap_err().to_string();
+            let end = meant.map_or("nor \"*\"".to_owned(), |ports| format!("; write \"{ports}\""));
+            assert!(told.ends_with(&end), "{told}");
+        }
+        for text in ["5000,", ",5000", "5000,,5001"] {
+            let told = text.parse::<PortSet>().unwrap_err().to_string();
+            assert_eq!(told, "there is one comma too many");
+        }
     }
 
     #[test]

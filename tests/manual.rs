@@ -190,7 +190,8 @@ fn every_command_and_flag_is_in_the_manual_and_no_other() {
     let page = Page::read(DAEMON);
     let mut documented = BTreeMap::new();
     for item in page.items("DESCRIPTION").filter_map(|item| item.strip_prefix("Cm ")) {
-        let end = item.find(" Op ").or_else(|| item.find(" Ar ")).unwrap_or(item.len());
+        let ends = [" Op ", " Oo ", " Ar "];
+        let end = ends.iter().filter_map(|end| item.find(end)).min().unwrap_or(item.len());
         let name = item[..end].to_owned();
         let own_page = format!("masterpolicyd-{name}.1");
         let flags = if root().join("man").join(&own_page).exists() {

@@ -277,11 +277,11 @@ mod tests {
         let line = [b'x'; 100];
         let before = lines_dropped();
         let began = Instant::now();
-        for _ in 0..100_000 {
+        for _ in 0..10_000 {
             write_or_drop(&mut ours, &line);
         }
-        // Waiting a millisecond for each would take ten times as long.
-        assert!(began.elapsed() < Duration::from_secs(10));
+        // Waiting a millisecond for each would take twice as long.
+        assert!(began.elapsed() < Duration::from_secs(5));
         assert!(lines_dropped() > before);
         drop(theirs);
         let before = lines_dropped();

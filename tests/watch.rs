@@ -190,9 +190,12 @@ fn a_changed_config_map_is_served_in_the_pod_of_the_manifest() {
         ln -s ..data/masterpolicyd.toml volume/masterpolicyd.toml
         mount --bind volume configuration
         mount -o remount,bind,ro configuration
-        setpriv --pdeathsig KILL --reuid nobody --regid "$(id -g nobody)" --clear-groups \
+        SETPRIV --pdeathsig KILL --reuid nobody --regid "$(id -g nobody)" --clear-groups \
             sh -euc "$(cat sidecar)" </dev/null >sidecar.log 2>&1 3<&- &
-        until test -e shared/masterpolicyd/masterpolicyd.toml; do sleep 0.1; done
+        until test -e shared/masterpolicyd/masterpolicyd.toml; do
+            kill -0 $! || { cat sidecar.log >&2; exit 1; }
+            sleep 0.1
+        done
         mount --bind shared/masterpolicyd etc
         mount -o remount,bind,ro etc
         # The daemon's own words, with the file that it finds in the pod.
@@ -204,6 +207,8 @@ fn a_changed_config_map_is_served_in_the_pod_of_the_manifest() {
             esac
         done
         exec "$@""#;
+    // By its path: BusyBox as a shell takes its own, which cannot do all this.
+    let pod = pod.replace("SETPRIV", setpriv.to_str().expect("a path in UTF-8"));
     let zero = directory.join("pod");
     let words =
         [unshare.as_os_str(), "--mount".as_ref(), "sh".as_ref(), "-euc".as_ref(), pod.as_ref()];

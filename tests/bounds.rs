@@ -183,6 +183,17 @@ fn a_file_that_is_wrong_throughout_is_told_of_its_first_hundred_errors() {
 }
 
 #[test]
+fn how_many_more_errors_there_are_is_told_as_it_is() {
+    let keys = (0..1000).fold(String::new(), |text, number| text + &format!("k{number} = 1\n"));
+    for content in [keys, "a b\n".repeat(1000)] {
+        let scratch = scratch();
+        scratch.file("policy.d/wrong.toml", &content);
+        let (said, _) = check(&scratch);
+        assert!(said.contains(": from here on 900 more errors are not shown\n"), "{said}");
+    }
+}
+
+#[test]
 fn the_manual_states_every_bound() {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/man/masterpolicyd.toml.5");
     let manual = std::fs::read_to_string(manual).unwrap();

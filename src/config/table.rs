@@ -9,7 +9,6 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::bounds::TOLD;
 use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
 use super::syntax;
@@ -25,11 +24,6 @@ pub(super) struct Faults(Vec<(usize, String)>);
 impl Faults {
     pub(super) fn add(&mut self, offset: usize, message: impl fmt::Display) {
         self.0.push((offset, message.to_string()));
-    }
-
-    /// Whether there are so many that nobody reads on.
-    fn are_many(&self) -> bool {
-        self.0.len() > TOLD
     }
 
     /// That `value` is not what it should be.
@@ -71,9 +65,7 @@ pub(super) fn parse<T>(
         let result = read(table.get_ref(), &mut faults);
         return (Some(result), faults.into_problems(text));
     }
-    for (offset, message) in
-        syntax::slips(source, text.positions(), &errors).into_iter().take(TOLD + 1)
-    {
+    for (offset, message) in syntax::slips(source, text.positions(), &errors) {
         faults.add(offset, message);
     }
     (None, faults.into_problems(text))
@@ -138,9 +130,6 @@ impl<'t, 'i> Section<'t, 'i> {
             let (name, offset) = (key.get_ref().as_ref(), key.span().start);
             if self.known.contains(&name) {
                 continue;
-            }
-            if faults.are_many() {
-                break;
             }
             let within =
                 if self.name.is_empty() { String::new() } else { format!(" in {}", self.name) };

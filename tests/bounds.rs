@@ -71,7 +71,7 @@ fn the_rule_that_is_one_too_many_is_named_with_its_place() {
 fn a_configuration_that_is_too_large_in_all_is_refused_at_the_file_that_makes_it_so() {
     let scratch = scratch();
     let comment = "#".repeat(1024 * 1024);
-    for number in 0..SIZE / 1024 / 1024 {
+    for number in 0..SIZE / 1024 / 1024 + 2 {
         scratch.file(&format!("policy.d/{number}.toml"), &comment);
     }
     let (said, code) = check(&scratch);
@@ -80,12 +80,13 @@ fn a_configuration_that_is_too_large_in_all_is_refused_at_the_file_that_makes_it
         said.starts_with("policy.d/3.toml:1:1: with this file the configuration is larger"),
         "{said}"
     );
+    assert_eq!(lines(&said).len(), 2, "nothing is said of what is not read: {said}");
 }
 
 #[test]
 fn a_directory_of_too_many_files_is_refused() {
     let scratch = scratch();
-    for number in 0..FILES - 2 {
+    for number in 0..FILES - 1 {
         scratch.file(&format!("policy.d/{number}.toml"), "# nothing\n");
     }
     let (said, code) = check(&scratch);
@@ -97,6 +98,44 @@ fn a_directory_of_too_many_files_is_refused() {
         said.starts_with("policy.d:1:1: with this directory there are more than 4096"),
         "{said}"
     );
+}
+
+#[test]
+fn a_file_that_is_masked_counts_as_well() {
+    let scratch = scratch();
+    scratch.directory("more.d");
+    let dirs = "policy-dirs = [\"policy.d\", \"more.d\"]\nuser = \"daemon\"\n";
+    scratch.file("masterpolicyd.toml", dirs);
+    for number in 0..FILES / 2 {
+        scratch.file(&format!("policy.d/{number}.toml"), "# nothing\n");
+    }
+    for number in 0..FILES / 2 - 1 {
+        scratch.file(&format!("more.d/{number}.toml"), "# nothing\n");
+    }
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(0), "{said}");
+    scratch.file(&format!("more.d/{}.toml", FILES / 2 - 1), "# nothing\n");
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    let last = lines(&said).into_iter().find(|line| !line.contains("not read, masked by"));
+    let refusal = "more.d:1:1: with this directory there are more than 4096";
+    assert!(last.is_some_and(|line| line.starts_with(refusal)), "{last:?}");
+}
+
+#[test]
+fn a_main_file_of_too_many_rules_is_refused() {
+    let scratch = Scratch::new();
+    let rules = |count: usize| {
+        let rule = |number: usize| toml_rule("*", &(2000 + number).to_string());
+        let rules: String = (0..count).map(rule).collect();
+        scratch.file("masterpolicyd.toml", format!("policy-dirs = []\nuser = \"daemon\"\n{rules}"));
+        check(&scratch)
+    };
+    let (said, code) = rules(RULES);
+    assert_eq!(code, Some(0), "{said}");
+    let (said, code) = rules(RULES + 1);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("a configuration can have at most 4096 rules"), "{said}");
 }
 
 #[test]

@@ -99,6 +99,17 @@ fn a_directory_of_packages_that_others_can_write_is_left_out_as_a_whole() {
 }
 
 #[test]
+fn a_directory_of_packages_that_makes_too_many_files_is_left_out_as_a_whole() {
+    let scratch = sound();
+    for number in 0..config::bounds::FILES {
+        fs::write(scratch.join(format!("usr/{number}.toml")), "").unwrap();
+    }
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(domains(&configuration), ["etc"]);
+    assert_eq!(left_out(&configuration, &scratch), ["usr"]);
+}
+
+#[test]
 fn each_directory_of_packages_behind_one_that_others_can_write_is_left_out() {
     let scratch = sound();
     scratch.directory("lib");

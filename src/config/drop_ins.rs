@@ -74,7 +74,7 @@ pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
                 for name in names {
                     found.add(directory, name);
                 }
-                if found.count() >= FILES {
+                if found.count() > FILES {
                     found.problems.push(too_many(directory));
                     return found;
                 }

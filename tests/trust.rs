@@ -4,10 +4,12 @@
 
 mod scratch;
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,6 +17,7 @@ use std::process::{Command, Stdio};
 use masterpolicyd::account::{self, Account, AccountError};
 use masterpolicyd::config::{self, Configuration, Problems, Trust};
 use masterpolicyd::policy::MetaPolicy;
+use masterpolicyd::watch::WatchedPlace;
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use scratch::{Scratch, set_mode};
@@ -429,11 +432,13 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_a_writer() {
     nix::unistd::mkfifo(fifo.as_c_str(), Mode::S_IRWXU).unwrap();
     scratch.directory("policy.d/b.toml");
     symlink("/dev/zero", scratch.join("policy.d/c.xml")).unwrap();
+    let _socket = UnixListener::bind(scratch.join("policy.d/d.xml")).unwrap();
     assert_eq!(
         refusal(&scratch),
         "policy.d/a.toml:1:1: this is a FIFO, not a regular file; replace it by one\n\
          policy.d/b.toml:1:1: this is a directory, not a regular file; replace it by one\n\
-         policy.d/c.xml:1:1: this is a device, not a regular file; replace it by one"
+         policy.d/c.xml:1:1: this is a device, not a regular file; replace it by one\n\
+         policy.d/d.xml:1:1: this is a socket, not a regular file; replace it by one"
     );
 }
 
@@ -447,9 +452,41 @@ fn a_file_of_more_than_a_megabyte_is_refused_unread() {
         refusal(&scratch),
         "policy.d/game.toml:1:1: this file is larger than 1048576 bytes; split it into drop-ins"
     );
-    let comments = "#".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap());
-    scratch.file("policy.d/game.toml", comments);
-    assert!(load(&scratch).is_ok());
+    // The largest that is read is read to its end.
+    let rule = "[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = 500";
+    let comment = "#".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap() - 1 - rule.len());
+    scratch.file("policy.d/game.toml", format!("{comment}\n{rule}"));
+    let rules = load(&scratch).unwrap().rules;
+    assert_eq!(rules[0].rule.to_string(), "a.test to ports 500");
+}
+
+#[test]
+fn who_asks_for_settings_only_is_told_those_of_a_file_that_is_trusted() {
+    let scratch = sound();
+    let path = scratch.file("masterpolicyd.toml", "listen = [\"127.0.0.1:5843\"]\n");
+    let settings = || config::settings(&path, &trust()).map(|settings| settings.listen);
+    assert_eq!(settings().unwrap(), ["127.0.0.1:5843".parse().unwrap()]);
+    set_mode(&path, 0o666);
+    let told = settings().unwrap_err().to_string();
+    assert!(told.contains("can be written by its group and others"), "{told}");
+    scratch.file("masterpolicyd.toml", "listen = [\n");
+    let told = settings().unwrap_err().to_string();
+    assert!(told.contains("this array is not closed"), "{told}");
+}
+
+#[test]
+fn places_are_named_as_the_main_file_is() {
+    let scratch = sound();
+    scratch.directory("shared");
+    set_mode(&scratch.join("shared"), 0o777);
+    scratch.file("shared/office.toml", "# a rule will come\n");
+    symlink("../shared/office.toml", scratch.join("policy.d/office.toml")).unwrap();
+    let told = || String::from_utf8(scratch.run(&["check"]).stdout).unwrap();
+    let first = told();
+    assert!(first.starts_with("shared:1:1: this directory lets its group and others"), "{first}");
+    set_mode(scratch.path(), 0o777);
+    let first = told();
+    assert!(first.starts_with(".:1:1: this directory lets its group and others"), "{first}");
 }
 
 #[test]
@@ -757,4 +794,52 @@ fn nothing_is_said_of_settings_and_drop_ins_that_a_syntax_error_hides() {
     let [only] = &problems[..] else { panic!("{problems:?}") };
     assert_eq!(only.message, "this array is not closed; write ] behind its last element");
     assert_eq!((only.place.at.line, only.place.at.column), (1, 15));
+}
+
+/// The directories above the test's own are left out.
+#[test]
+fn what_decides_which_files_are_read_is_watched_and_nothing_else() {
+    let scratch = Scratch::new();
+    let main = scratch.file("masterpolicyd.toml", "");
+    let own = scratch.path();
+    for directory in ["policy.d", "office"] {
+        scratch.directory(directory);
+    }
+    for file in ["policy.d/plain.toml", "office/game.toml", "office/README", "file"] {
+        scratch.file(file, "");
+    }
+    for (link, target) in [("game.toml", "../office/game.toml"), ("README", "../office/README")] {
+        symlink(target, own.join("policy.d").join(link)).unwrap();
+    }
+    let dirs = ["policy.d", "gone/policy.d", "file"].map(|name| own.join(name));
+    let watched = config::watched(&main, &dirs);
+    let way = |name: &str| WatchedPlace::Way(own.join(name));
+    let file = |name: &str| WatchedPlace::File(own.join(name));
+    let expected = BTreeSet::from([
+        WatchedPlace::Way(own.to_owned()),
+        way("policy.d"),
+        way("office"),
+        file("masterpolicyd.toml"),
+        file("policy.d/game.toml"),
+        file("office/game.toml"),
+        file("file"),
+        WatchedPlace::Entries(own.join("policy.d"), &[".toml", ".xml"]),
+        WatchedPlace::Missing(own.to_owned(), "gone".into()),
+    ]);
+    let is_above = |place: &WatchedPlace| match place {
+        WatchedPlace::Way(path) => own.starts_with(path) && path != own,
+        _ => false,
+    };
+    let watched: BTreeSet<_> = watched.into_iter().filter(|place| !is_above(place)).collect();
+    assert_eq!(watched, expected);
+}
+
+#[test]
+fn the_way_to_what_does_not_exist_ends_at_what_is_missing() {
+    let scratch = sound();
+    symlink("gone/policy.d", scratch.join("link")).unwrap();
+    let main = scratch.join("masterpolicyd.toml");
+    let end = |path: &str| config::end_of_way(&main, &scratch.join(path));
+    assert_eq!(end("policy.d"), None);
+    assert_eq!(end("link"), Some(scratch.join("gone")));
 }

@@ -218,10 +218,8 @@ impl Files {
     pub(super) fn path(&self, path: &Path) -> PathBuf {
         match &self.working {
             Ok(working) if *working == path => PathBuf::from("."),
-            Ok(working) if !working.as_os_str().is_empty() => {
-                path.strip_prefix(working).unwrap_or(path).to_owned()
-            }
-            _ => path.to_owned(),
+            Ok(working) => path.strip_prefix(working).unwrap_or(path).to_owned(),
+            Err(_) => path.to_owned(),
         }
     }
 
@@ -238,8 +236,9 @@ impl Files {
         named: &Path,
         role: Role,
     ) -> Opened<File> {
-        let (path, mut attempts) = (named.to_owned(), 1);
-        loop {
+        let path = named.to_owned();
+        let mut replaced = None;
+        for _ in 0..ATTEMPTS {
             let mut trail = Trail::default();
             let found = match self.walk(start, target, &mut trail) {
                 Ok(found) => found,
@@ -254,18 +253,18 @@ impl Files {
             };
             let (end, content) = match open_found(&found, named) {
                 Ok((visited, file)) => (visited, Ok(file)),
-                Err(Unopened::Replaced) if attempts < ATTEMPTS => {
-                    attempts += 1;
+                Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
+                Err(Unopened::Replaced) => {
+                    replaced = Some((trail, found.visited));
                     continue;
                 }
-                Err(Unopened::Replaced) => {
-                    let message = "this file was replaced while it was read; try again";
-                    (found.visited, Err(Problem::unread(named, message, Errno::EAGAIN)))
-                }
-                Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
             };
             return Opened { path, role, trail, end: Some(end), content };
         }
+        let (trail, end) = replaced.unzip();
+        let message = "this file was replaced while it was read; try again";
+        let content = Err(Problem::unread(named, message, Errno::EAGAIN));
+        Opened { path, role, trail: trail.unwrap_or_default(), end, content }
     }
 
     /// Opens a directory of drop-ins.
@@ -525,5 +524,16 @@ impl<'a> Text<'a> {
             place: Place { path: self.path.to_owned(), at: position },
             excerpt: Excerpt::of(&self.positions, position),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_while_it_is_read_is_not_taken_in_part() {
+        let endless = File::open("/dev/zero").unwrap();
+        assert_eq!(read_bounded(&endless).unwrap(), None);
     }
 }

@@ -116,6 +116,7 @@ fn a_file_is_judged_alone_before_it_is_installed() {
     let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     scratch.file("marked.toml", utf16(&format!("\u{feff}{rule}")));
     scratch.file("unmarked.toml", utf16(rule));
+    scratch.file("empty.toml", "");
     scratch.directory("policy.d");
     scratch.file("policy.d/settings.toml", format!("meta-policy = \"all\"\n{rule}"));
     for (files, code, words) in [
@@ -134,6 +135,7 @@ fn a_file_is_judged_alone_before_it_is_installed() {
         (&["policy.d/settings.toml"], 1, "policy.d/settings.toml:1:1: "),
         (&["xml.toml"], 1, "xml.toml:1:1: this is XML; give the file a name that ends in .xml\n"),
         (&["toml.xml"], 1, "toml.xml:1:1: this is not XML; if it is TOML, give the file a name"),
+        (&["empty.toml"], 0, "empty.toml:1:1: warning: this file is empty; as a drop-in it masks"),
         (&["gone.toml"], 2, "gone.toml:1:1: cannot read: "),
     ] {
         let output = scratch.run(&[&["check"], files].concat());
@@ -146,6 +148,26 @@ fn a_file_is_judged_alone_before_it_is_installed() {
     for name in ["-t", "configtest", "validate"] {
         assert_eq!(scratch.run(&[name, "game.toml"]).status.code(), Some(0), "{name}");
     }
+}
+
+/// Port 843 sends an element more than other ports do.
+#[test]
+fn a_document_is_as_large_as_players_get_it_who_ask_the_balancer() {
+    let scratch = Scratch::new();
+    let ports: Vec<_> = (0..240).map(|number| (2001 + 2 * number).to_string()).collect();
+    let main_file = format!(
+        "user = \"nobody\"\npolicy-dirs = []\nlisten = [\"127.0.0.1:4843\"]\n\
+         [[allow-access-from]]\ndomain = \"a.test\"\nto-ports = \"{}\"\n",
+        ports.join(",")
+    );
+    let check = |more: &str| {
+        scratch.file("masterpolicyd.toml", format!("{main_file}{more}"));
+        text(&scratch.run(&["check"]).stdout)
+    };
+    let told = check("");
+    assert!(!told.contains("the document has"), "{told}");
+    let told = check("[proxy-protocol]\nfrom = [\"192.0.2.10\"]\n");
+    assert!(told.contains("the document has"), "{told}");
 }
 
 #[test]

@@ -75,13 +75,15 @@ fn the_configuration_shown_loads_again_to_the_same() {
 fn the_configuration_shown_names_the_directories_that_its_rules_came_from() {
     let scratch = Scratch::new();
     scratch.directory("a\u{202e}b");
-    let main_file =
-        "policy-dirs = [\"a\u{202e}b\", \"/run/gone\"]\nvendor-dirs = [\"/run/gone\"]\n";
+    let main_file = "policy-dirs = [\"a\u{202e}b\", '/run/\"gone\\']\n\
+                     vendor-dirs = ['/run/\"gone\\']\n";
     scratch.file("masterpolicyd.toml", main_file);
     let shown = text(&scratch.run(&["show", "config"]).stdout);
-    let comment = "\n# policy-dirs = [\"a\\U0000202eb\", \"/run/gone\"]\n\
-                   # vendor-dirs = [\"/run/gone\"]\npolicy-dirs = []";
-    assert!(shown.contains(comment), "{shown}");
+    let gone = r#""/run/\"gone\\""#;
+    let comment = format!(
+        "\n# policy-dirs = [\"a\\U0000202eb\", {gone}]\n# vendor-dirs = [{gone}]\npolicy-dirs = []"
+    );
+    assert!(shown.contains(&comment), "{shown}");
 }
 
 #[test]

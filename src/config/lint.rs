@@ -220,6 +220,7 @@ pub(super) fn large_document(document: &Document, main_file: Place) -> Option<Pr
 mod tests {
     use super::*;
     use crate::config::policy_of;
+    use crate::document::Documents;
     use crate::position::Position;
 
     fn rules(texts: &[(&str, &str, bool)]) -> Vec<PlacedRule> {
@@ -243,6 +244,7 @@ mod tests {
 
     #[test]
     fn each_player_is_warned_of_what_it_reads_otherwise() {
+        let ports = rules(&[("*", "80,443", false)]);
         let rules = rules(&[("*", "5000-5009", true), ("a.test", "80,*", false)]);
         let lines = |player, port_ranges| {
             let players = [player];
@@ -260,6 +262,7 @@ mod tests {
         assert_eq!(lines(Player::Flash, written), []);
         assert_eq!(lines(Player::Lightspark, written), said(&[(1, "list")]));
         assert_eq!(lines(Player::Lightspark, expanded), []);
+        assert_eq!(misread(&ports, &[Player::Lightspark], written).count(), 0);
         assert_eq!(
             lines(Player::Unity, written),
             said(&[(1, "list"), (1, "http"), (2, "nothing")])
@@ -286,5 +289,69 @@ mod tests {
         );
         assert_eq!(useless_lines(&[("b.test", "1", false), ("ab.test", "1", false)]), []);
         assert_eq!(useless_lines(&[("*.b.test", "1", true), ("b.test", "1", false)]), []);
+    }
+
+    #[test]
+    fn of_many_high_ports_four_are_named() {
+        let rules = rules(&[("*", "80", false)]);
+        let told = |ports: std::ops::Range<u16>| {
+            let listen: Vec<_> =
+                ports.map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+            let [problem] = &low_ports(&rules, &listen).collect::<Vec<_>>()[..] else { panic!() };
+            let (_, asked) = problem.message.split_once(" asks ").unwrap();
+            asked.split_once(" for ").unwrap().0.replace("192.0.2.1:", "")
+        };
+        assert_eq!(told(5000..5004), "5000 or 5001 or 5002 or 5003");
+        assert_eq!(told(5000..5006), "5000 or 5001 or 5002 or 5003 or another one");
+    }
+
+    #[test]
+    fn balancers_may_have_what_one_owner_usually_has() {
+        let warned = |network: &str| {
+            let spot = Spot { place: Place::start_of("x".as_ref()), excerpt: None };
+            balancers(&[network.parse().unwrap()], &[spot], &[]).len()
+        };
+        assert_eq!(["8.8.8.0/24", "2606:4700:10::/48", "10.0.0.0/8"].map(warned), [0; 3]);
+        assert_eq!(["8.8.8.0/23", "2606:4700:10::/47"].map(warned), [1; 2]);
+    }
+
+    #[test]
+    fn a_range_that_is_served_as_a_list_is_not_said_to_be_kept() {
+        let kept = |count: u32| {
+            let rules = rules(&[("*", &format!("5000-{}", 4999 + count), false)]);
+            kept_ranges(&rules, PortRanges::Expanded).count()
+        };
+        assert_eq!([EXPANDABLE_PORTS, EXPANDABLE_PORTS + 1].map(kept), [0, 1]);
+    }
+
+    /// A document of this many bytes.
+    fn document(size: usize) -> Document {
+        let of = |ports: usize, name: usize| {
+            let ports: Vec<_> =
+                (0..ports).map(|number| (10_001 + 2 * number).to_string()).collect();
+            let rules = rules(&[(&"a".repeat(name), &ports.join(","), false)]);
+            let policy = policy_of(MetaPolicy::All, &rules);
+            let documents = Documents::encode(&policy, PortRanges::AsWritten).unwrap();
+            documents.for_port(MASTER_PORT).clone()
+        };
+        // Each port more takes six bytes.
+        let more = size - of(1, 1).bytes().len();
+        let document = of(1 + more / 6, 1 + more % 6);
+        assert_eq!(document.bytes().len(), size);
+        document
+    }
+
+    #[test]
+    fn a_document_is_large_from_the_first_byte_that_does_not_fit() {
+        let told = |size| {
+            let problem = large_document(&document(size), Place::start_of("x".as_ref()));
+            problem.map_or_else(String::new, |problem| problem.message)
+        };
+        assert_eq!(told(ONE_SEGMENT), "");
+        assert!(told(ONE_SEGMENT + 1).contains("the 1428 that fit in one segment"));
+        assert!(!told(5000).contains("Unity"));
+        assert!(told(5001).contains(", and Unity"));
+        assert!(told(ONE_ROUND_TRIP).contains("one segment"));
+        assert!(told(ONE_ROUND_TRIP + 1).contains("more than one round trip"));
     }
 }

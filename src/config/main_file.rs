@@ -508,6 +508,8 @@ mod tests {
         assert_eq!(error("[::1]:65536"), ListenError::Port(own("65536")));
         assert_eq!(error("localhost:843"), ListenError::NotAnAddress(own("localhost:843")));
         assert_eq!(error("127.0.0.1:http"), ListenError::NotAnAddress(own("127.0.0.1:http")));
+        assert_eq!(error("localhost:70000"), ListenError::NotAnAddress(own("localhost:70000")));
+        assert_eq!(error("[127.0.0.1]:80"), ListenError::NotAnAddress(own("[127.0.0.1]:80")));
         assert_eq!(error(""), ListenError::NotAnAddress(own("")));
     }
 

@@ -722,3 +722,46 @@ fn first_of_equals(rules: Vec<PlacedRule>) -> (Vec<PlacedRule>, Vec<(Spot, usize
     }
     (firsts, repeated)
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    fn unread(errno: Errno) -> Problem {
+        Problem::unread(Path::new("usr/game.toml"), "cannot read", errno)
+    }
+
+    #[test]
+    fn only_what_a_sandbox_may_have_denied_is_told_of_the_sandbox() {
+        let told = |is_confined, errno| {
+            let trust = Trust { is_confined, ..Trust::of_this_process() };
+            let mut problem = unread(errno);
+            Loader::new(Path::new("main.toml"), &trust).explain_denial(&mut problem);
+            problem.message.contains("the sandbox does not reach")
+        };
+        assert!(told(true, Errno::EACCES));
+        assert!(!told(true, Errno::ENOENT));
+        assert!(!told(false, Errno::EACCES));
+    }
+
+    #[test]
+    fn a_drop_in_of_a_package_is_not_left_out_for_what_the_system_lacks_for_the_moment() {
+        let settings = Settings { vendor_dirs: vec!["usr".into()], ..Settings::default() };
+        let trust = Trust::of_this_process();
+        let counts = |errno| {
+            let mut loader = Loader::new(Path::new("main.toml"), &trust);
+            loader.take_in(Path::new("usr/game.toml"), vec![unread(errno)], &settings)
+        };
+        assert!(counts(Errno::EMFILE));
+        assert!(!counts(Errno::EIO));
+    }
+
+    #[test]
+    fn a_text_is_judged_as_a_main_file_would_be() {
+        let problems = judge_text(Path::new("main.toml"), "watch = true\ncolour = 1\n");
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["main.toml:2:1: unknown key \"colour\""]);
+    }
+}

@@ -239,6 +239,26 @@ mod tests {
     }
 
     #[test]
+    fn neither_an_empty_line_nor_data_is_shown() {
+        let of = |line: &str| Excerpt::of(&Positions::of(line), Position { line: 1, column: 1 });
+        assert_eq!(of(" \t"), None);
+        assert_eq!(of(&"a".repeat(1025)), None);
+        assert!(of(&"a".repeat(1024)).is_some());
+    }
+
+    #[test]
+    fn errors_are_told_one_a_line_and_warnings_not_at_all() {
+        let problem =
+            |severity, path: &str| Problem::new(severity, Place::start_of(Path::new(path)), "x");
+        let problems = Problems(vec![
+            problem(Severity::Warning, "a"),
+            problem(Severity::Error, "b"),
+            problem(Severity::Error, "c"),
+        ]);
+        assert_eq!(problems.to_string(), "b:1:1: x\nc:1:1: x");
+    }
+
+    #[test]
     fn what_moves_the_cursor_is_escaped_wherever_it_comes_from() {
         let place = Place::start_of(Path::new("a\nb"));
         let problem = Problem::new(Severity::Error, place, "x\u{1b}[2J\u{202e}ü");

@@ -291,6 +291,7 @@ mod tests {
             ("user = \u{201c}nobody\u{201d}\n", 1, 8, &quote("nobody")),
             ("listen = [0.0.0.0:843]", 1, 11, &quote("0.0.0.0:843")),
             ("listen = [::1]", 1, 11, &quote("::1")),
+            ("listen = [192.0.2.1:843, 192.0.2.2:843]", 1, 11, &quote("192.0.2.1:843")),
             ("to-ports = 5000-5010", 1, 12, &quote("5000-5010")),
             ("domain = *.a.test # all", 1, 10, &quote("*.a.test")),
             ("a = 5 seconds", 1, 5, &quote("5 seconds")),

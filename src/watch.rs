@@ -26,6 +26,13 @@ const QUIET: Duration = Duration::from_millis(250);
 /// After this time it counts all the same.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// So many changes are taken up as they come, and after them one in each [`PRICE`]. Changes may have no
+/// end: a program that keeps writing, or a user who keeps giving a file of root's another name.
+const IN_A_ROW: u32 = 10;
+
+/// After this time one more may be taken up.
+const PRICE: Duration = Duration::from_secs(10);
+
 /// Reads at a time, enough to empty the longest queue that there is by default.
 const MOST_READS: usize = 2048;
 
@@ -82,6 +89,8 @@ pub struct Changes {
     table: Table,
     /// When the first change and the last one came that have not been taken up.
     since: Option<(Instant, Instant)>,
+    /// The time that those which have been taken up stand for, one [`PRICE`] each.
+    paid_until: Option<Instant>,
 }
 
 /// Why changes go unnoticed.
@@ -123,8 +132,13 @@ pub fn start() -> Result<(Watcher, Changes), WatchError> {
     let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
     let inotify = Arc::new(Inotify::init(flags).map_err(WatchError::Init)?);
     let (sender, tables) = mpsc::channel();
-    let changes =
-        Changes { inotify: Arc::clone(&inotify), tables, table: Table::new(), since: None };
+    let changes = Changes {
+        inotify: Arc::clone(&inotify),
+        tables,
+        table: Table::new(),
+        since: None,
+        paid_until: None,
+    };
     let (watches, table) = (BTreeSet::new(), Table::new());
     Ok((Watcher { inotify, tables: sender, watches, table }, changes))
 }
@@ -229,12 +243,16 @@ impl Changes {
     /// When the changes so far are to be taken up, if there are no more until then.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.since.map(|(first, last)| (last + QUIET).min(first + PATIENCE))
+        let (first, last) = self.since?;
+        let due = (last + QUIET).min(first + PATIENCE);
+        let paid = self.paid_until.and_then(|until| until.checked_sub(PRICE * (IN_A_ROW - 1)));
+        Some(paid.map_or(due, |paid| paid.max(due)))
     }
 
     /// Takes them up.
-    pub fn take_up(&mut self) {
+    pub fn take_up(&mut self, now: Instant) {
         self.since = None;
+        self.paid_until = Some(self.paid_until.map_or(now, |until| until.max(now)) + PRICE);
     }
 }
 
@@ -284,7 +302,7 @@ mod tests {
         fn has_changed(&mut self) -> bool {
             self.changes.read(Instant::now());
             let has_changed = self.changes.due().is_some();
-            self.changes.take_up();
+            self.changes.take_up(Instant::now());
             has_changed
         }
     }
@@ -414,5 +432,29 @@ mod tests {
         assert!(text.contains(": raise fs.inotify.max_user_instances"), "{text}");
         let text = WatchError::Add("/etc".into(), Errno::EACCES).to_string();
         assert!(!text.contains("raise"), "{text}");
+    }
+
+    /// Where `fs.protected_hardlinks` is 0, any user who gives a file another name changes it.
+    #[test]
+    fn changes_without_an_end_are_taken_up_less_and_less_often() {
+        let mut scene = Scene::new("endless");
+        let (begin, mut taken_up) = (Instant::now(), Vec::new());
+        for step in 0..6000 {
+            let now = begin + step * Duration::from_millis(100);
+            if scene.changes.due().is_some_and(|due| due <= now) {
+                scene.changes.take_up(now);
+                taken_up.push(now);
+            }
+            if step % 5 == 0 {
+                scene.changes.note(now);
+            }
+        }
+        let first: Vec<_> = taken_up.windows(2).take(5).map(|two| two[1] - two[0]).collect();
+        assert!(first.iter().all(|pause| *pause <= 2 * QUIET), "{first:?}");
+        assert!((60..=75).contains(&taken_up.len()), "{} in 10 minutes", taken_up.len());
+        let later = begin + Duration::from_secs(3600);
+        scene.changes.take_up(later);
+        scene.changes.note(later);
+        assert_eq!(scene.changes.due(), Some(later + QUIET), "after an hour of rest");
     }
 }

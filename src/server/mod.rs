@@ -323,7 +323,7 @@ impl Server {
         self.incidents.settle(now);
         if let Some(changes) = &mut self.changes {
             if changes.due().is_some_and(|due| due <= now) {
-                changes.take_up();
+                changes.take_up(now);
                 info!("the configuration has changed");
                 self.reload(now);
             }

@@ -76,6 +76,47 @@ fn a_broken_drop_in_of_a_package_takes_no_grant_of_another_file_away_and_keeps_n
     }
 }
 
+/// The first in the order of names took all the room that there is, and the error was that of the
+/// administrator's file behind it, or of the document.
+#[test]
+fn a_package_that_wants_all_the_room_is_left_out_and_keeps_no_other_file_from_counting() {
+    let many = |domain: &str, count: usize| -> String {
+        (0..count).map(|number| rule(&format!("{domain}{number}.test"), "5000")).collect()
+    };
+    let megabyte = format!("#{}", " ".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap() - 1));
+    let cases = [
+        ("rules", vec![many("a", config::bounds::RULES)], "at most 4096 rules"),
+        ("size", vec![megabyte; 4], "larger than 4194304 bytes"),
+        ("document", vec![many(&"a".repeat(50), 4000)], "longer than 262144 bytes"),
+    ];
+    for (how, files, message) in cases {
+        let scratch = sound();
+        for (number, text) in files.iter().enumerate() {
+            scratch.file(&format!("usr/a{number}.toml"), text);
+        }
+        let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{how}: {problems}"));
+        assert_eq!(domains(&configuration), ["etc", "usr"], "{how}");
+        let last = format!("usr/a{}.toml", files.len() - 1);
+        assert_eq!(left_out(&configuration, &scratch), [last], "{how}");
+        let told = configuration.left_out[0].problems[0].to_string();
+        assert!(told.contains(message), "{how}: {told}");
+    }
+}
+
+/// Which of two equal rules counts is of no account, and an equal one takes no room.
+#[test]
+fn what_is_left_out_takes_no_rule_of_another_file_with_it() {
+    let scratch = sound();
+    let long = |number: usize| rule(&format!("{}{number}.test", "a".repeat(50)), "5000");
+    let same = rule("same.test", "5000");
+    let hog: String = std::iter::once(same.clone()).chain((0..4000).map(long)).collect();
+    scratch.file("usr/a.toml", hog);
+    scratch.file("usr/b.toml", same);
+    let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(domains(&configuration), ["same.test", "etc", "usr"]);
+    assert_eq!(left_out(&configuration, &scratch), ["usr/a.toml"]);
+}
+
 #[test]
 fn the_files_of_the_administrator_count_all_or_not_at_all() {
     for (how, break_it) in BREAKAGES {

@@ -3,7 +3,7 @@
 //! [`load`] reads the main file and every drop-in that counts, and reports all that is wrong with
 //! any of them at once. It knows nothing of what is done with the result.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub use settings::{Keeper, LogSettings, Sandbox, Settings};
 pub use watched::watched;
 
 use crate::account::{Account, AccountError};
-use crate::document::Documents;
+use crate::document::{Documents, MAX_SIZE, TooLong};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
 use drop_ins::Format;
 use files::{Directory, Files, Opened, ReadFile, Role, Text};
@@ -265,6 +265,7 @@ impl<'a> Loader<'a> {
             None
         };
         let Some(masked) = masked else { return Err(self.into_problems()) };
+        self.leave_out_what_does_not_fit(&main, &mut rules);
         let skipped = std::mem::take(&mut self.skipped);
         let (rules, documents) = self.judge_rules(&main, rules);
         let files = std::mem::take(&mut self.files);
@@ -461,7 +462,13 @@ impl<'a> Loader<'a> {
                 self.problems.push(problem);
             }
         }
-        for (name, directory) in &found.files {
+        // Packages get the room that the administrator's files leave.
+        let (own, of_packages): (Vec<_>, Vec<_>) = found
+            .files
+            .iter()
+            .partition(|(_, dir)| settings.keeper_of(&dir.path) == Keeper::Administrator);
+        let mut by_name = BTreeMap::new();
+        for (name, directory) in own.into_iter().chain(of_packages) {
             if unlisted.contains(&directory.path) {
                 continue;
             }
@@ -474,9 +481,9 @@ impl<'a> Loader<'a> {
                 continue;
             }
             let before = self.sum.clone();
-            let DropIn { rules: mut own, problems, size } = self.read_drop_in(opened, guard, main);
+            let DropIn { rules, problems, size } = self.read_drop_in(opened, guard, main);
             if self.take_in(&directory.path.join(name), problems, settings) {
-                rules.append(&mut own);
+                by_name.insert(name, rules);
                 if size == Size::TooMuch {
                     return None;
                 }
@@ -484,7 +491,47 @@ impl<'a> Loader<'a> {
                 self.sum = before;
             }
         }
+        rules.extend(by_name.into_values().flatten());
         Some(found.masked)
+    }
+
+    /// Leaves out the drop-ins of packages for which the document has no room, in the order of their
+    /// names. What is too long without them stays.
+    fn leave_out_what_does_not_fit(&mut self, main: &MainFile, rules: &mut Vec<PlacedRule>) {
+        let Settings { meta_policy, port_ranges, .. } = main.settings;
+        let length = |rules: &HashSet<&Rule>| {
+            let rules = rules.iter().map(|rule| (*rule).clone()).collect();
+            let documents = Documents::encode(&Policy { meta_policy, rules }, port_ranges)?;
+            Ok::<_, TooLong>(documents.for_port(MASTER_PORT).bytes().len())
+        };
+        let keeper = |file: &[PlacedRule]| match file[0].spot.place.path.as_path() {
+            path if path == self.path => Keeper::Administrator,
+            path => path.parent().map_or(Keeper::Administrator, |dir| main.settings.keeper_of(dir)),
+        };
+        let files = rules.chunk_by(|one, other| one.spot.place.path == other.spot.place.path);
+        let (own, of_packages): (Vec<_>, Vec<_>) =
+            files.partition(|file| keeper(file) == Keeper::Administrator);
+        let mut kept: HashSet<_> = own.into_iter().flatten().map(|placed| &placed.rule).collect();
+        let (Ok(empty), Ok(mut sum)) = (length(&HashSet::new()), length(&kept)) else { return };
+        let mut left_out = BTreeSet::new();
+        for file in of_packages {
+            let mut more: HashSet<_> = file.iter().map(|placed| &placed.rule).collect();
+            more.retain(|rule| !kept.contains(rule));
+            match length(&more) {
+                Ok(length) if sum + length - empty <= MAX_SIZE => {
+                    sum += length - empty;
+                    kept.extend(more);
+                }
+                _ => {
+                    left_out.insert(file[0].spot.place.path.clone());
+                }
+            }
+        }
+        rules.retain(|placed| !left_out.contains(&placed.spot.place.path));
+        for path in left_out {
+            let problem = Problem::about(&path, format!("with this file {TooLong}"));
+            self.left_out.push(LeftOut::new(&path, vec![problem], &main.settings));
+        }
     }
 
     fn is_main_file(&self, opened: &Opened<File>) -> bool {

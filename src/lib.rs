@@ -52,7 +52,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return commands::usage::run(&error, &arguments),
+        Err(error) => return commands::usage::run(error, &arguments),
     };
     match &cli.command {
         Command::Serve => commands::serve::run(&cli),

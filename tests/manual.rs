@@ -255,9 +255,9 @@ fn every_file_is_in_the_manual() {
         let in_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
         known.extend(words(&text, directory, in_path));
     }
-    for page in [DAEMON, CONFIGURATION] {
-        assert_same("files", &known, &Page::read(page).named("FILES", "Pa"));
-    }
+    assert_same("files", &known, &Page::read(DAEMON).named("FILES", "Pa"));
+    known.retain(|path| path.contains("masterpolicyd"));
+    assert_same("own files", &known, &Page::read(CONFIGURATION).named("FILES", "Pa"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::rule_json::{PlacedRuleJson, RuleJson};
 use super::terminal::{Terminal, Tone};
-use super::{load, tell};
+use super::{apply_by, load, tell};
 use crate::audit;
 use crate::config::{Configuration, PlacedRule, Settings};
 use crate::counted::Counted;
@@ -212,7 +212,7 @@ impl fmt::Display for DifferenceInWords<'_> {
             writeln!(f, "{}", terminal.paint(added, &format!("+ {}: {rule}", spot.place)))?;
         }
         let mut last = String::new();
-        _ = write!(last, "{difference} on {address}; to apply it: systemctl reload masterpolicyd");
+        _ = write!(last, "{difference} on {address}; to apply it: {}", apply_by("reload"));
         writeln!(f, "{}: {last}", terminal.paint(Tone::Doubtful, "differ"))
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
-use super::{load, tell};
+use super::{apply_by, load, tell};
 use crate::cli;
 use crate::config::{Configuration, Masked, PlacedRule, Settings, bounds};
 use crate::document::PortRanges;
@@ -322,8 +322,9 @@ impl fmt::Display for Remedy {
             }
         }
         match self.applied_by {
-            Some(apply) => {
-                writeln!(f, "\n# then: masterpolicyd check && systemctl {apply} masterpolicyd")
+            Some(verb) => {
+                writeln!(f, "\n# check it: masterpolicyd check")?;
+                writeln!(f, "# apply it: {}", apply_by(verb))
             }
             None => Ok(()),
         }

@@ -65,6 +65,17 @@ fn in_words(problem: &Problem, terminal: Terminal) -> String {
     }
 }
 
+/// How the daemon is told to reload or to restart: by systemd, where it runs (see `sd_booted(3)`).
+fn apply_by(verb: &str) -> String {
+    if Path::new("/run/systemd/system").is_dir() {
+        format!("systemctl {verb} masterpolicyd")
+    } else if verb == "reload" {
+        "send SIGHUP to the daemon".to_owned()
+    } else {
+        format!("{verb} the daemon")
+    }
+}
+
 /// What becomes of a process that can do nothing.
 pub(crate) fn unfit(unfit: &Unfit) -> Exit {
     tell(unfit);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::output::Output;
 use super::terminal::Terminal;
@@ -13,7 +13,8 @@ use crate::printable::{Escaped, is_printable};
 /// Says what clap has to say about `arguments`: help and version on standard output with 0, wrong
 /// usage on standard error with 2, and to monitoring in its own form with 3.
 #[must_use]
-pub fn run(error: &clap::Error, arguments: &[OsString]) -> Exit {
+pub fn run(mut error: clap::Error, arguments: &[OsString]) -> Exit {
+    point_to_service_manager(&mut error);
     let text = error.render();
     if error.kind() == ErrorKind::DisplayVersion && asks_for_more(arguments) {
         let mut output = Output::to_stdout();
@@ -43,6 +44,23 @@ pub fn run(error: &clap::Error, arguments: &[OsString]) -> Exit {
         }
     }
     Exit::Unknown
+}
+
+/// Says where to find what other daemons have a command for.
+fn point_to_service_manager(error: &mut clap::Error) {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return;
+    };
+    let tip = match word.as_str() {
+        "start" => "serve runs it in the foreground; a service: systemctl start masterpolicyd",
+        "stop" => "SIGTERM stops the daemon; a service: systemctl stop masterpolicyd",
+        "reload" => "SIGHUP reloads the daemon; a service: systemctl reload masterpolicyd",
+        "restart" => "systemctl restart masterpolicyd restarts the service",
+        "version" => "masterpolicyd --version prints the version",
+        _ => return,
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
 }
 
 /// What a report of a fault should say of the program beside its version.
@@ -76,6 +94,21 @@ fn is_for_monitoring(arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_command_here_is_pointed_to_its_place() {
+        for (word, tip) in [
+            ("reload", "tip: SIGHUP reloads the daemon; a service: systemctl reload masterpolicyd"),
+            ("start", "tip: serve runs it in the foreground; a service: systemctl start"),
+            ("chek", "tip: a similar subcommand exists: 'check'"),
+        ] {
+            let line = ["masterpolicyd", word];
+            let mut error = crate::cli::Cli::command_line().try_get_matches_from(line).unwrap_err();
+            point_to_service_manager(&mut error);
+            let told = error.to_string();
+            assert!(told.contains(tip) && told.matches("tip:").count() == 1, "{told}");
+        }
+    }
 
     #[test]
     fn monitoring_is_known_by_its_command_and_its_option() {

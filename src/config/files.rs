@@ -383,8 +383,11 @@ fn open_found(
         (FileKind::Null, _) => return Ok((visited.clone(), None)),
         (FileKind::File, Some(entry)) => entry,
         (kind, _) => {
-            let message =
-                format!("this is {}, not a regular file; replace it by one", kind.as_str());
+            let remedy = match kind {
+                FileKind::Directory => "name the files in it one by one, or move it away",
+                _ => "replace it by one",
+            };
+            let message = format!("this is {}, not a regular file; {remedy}", kind.as_str());
             return Err(Unopened::Refused(Problem::about(named, message)));
         }
     };

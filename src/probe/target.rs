@@ -47,7 +47,13 @@ impl fmt::Display for TargetError {
                 write!(f, "\"{}\" is not a port between 1 and 65535", Escaped(text))
             }
             Self::Host(text) => {
-                write!(f, "\"{}\" is not a host name or an IP address", Escaped(text))
+                write!(f, "\"{}\" is not a host name or an IP address", Escaped(text))?;
+                match text.split_once("://").and_then(|(_, rest)| rest.split('/').next()) {
+                    Some(host) if Target::from_parts(host, "843").is_ok() => {
+                        write!(f, "; write {host}")
+                    }
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -116,6 +122,15 @@ mod tests {
             ("a\u{202e}b:80", TargetError::Host("a\u{202e}b".into())),
         ] {
             assert_eq!(target(bad), Err(error));
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_url_is_named_alone() {
+        let told = |host: &str| Target::from_parts(host, "80").unwrap_err().to_string();
+        assert!(told("http://game.test/x").ends_with("address; write game.test"));
+        for text in ["http://", "http://a@b/", "/game.test"] {
+            assert!(told(text).ends_with("is not a host name or an IP address"));
         }
     }
 }

@@ -61,7 +61,7 @@ impl fmt::Display for AccountError {
                     f.write_str("create it with: useradd --system --user-group --no-create-home ")?;
                     write!(f, "--shell /usr/sbin/nologin {name}")
                 } else {
-                    f.write_str("name one that exists, such as \"_masterpolicyd\"")
+                    f.write_str("write the name of one that exists, such as \"_masterpolicyd\"")
                 }
             }
             Self::UnknownGroup(name) => {
@@ -99,7 +99,8 @@ impl Error for AccountError {}
 /// Whether a name can be written in a command as it is.
 fn is_plain(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    !name.is_empty() && !name.starts_with('-') && name.bytes().all(is_plain)
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    !is_number && !name.starts_with('-') && name.bytes().all(is_plain)
 }
 
 /// Finds the account of `user` with `group`, or with its primary group.
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn no_command_is_made_of_a_name_that_a_shell_would_read_differently() {
-        for name in ["a;reboot", "$(reboot)", "-r", "a b", ""] {
+        for name in ["a;reboot", "$(reboot)", "-r", "a b", "", "997"] {
             let text = AccountError::UnknownUser(name.into()).to_string();
             assert!(!text.contains("useradd"), "{text}");
             let text = AccountError::UnknownGroup(name.into()).to_string();

@@ -277,9 +277,11 @@ impl Files {
                 (Some(found.visited.clone()), Ok(Some(Directory { path: path.clone(), found })))
             }
             Ok(found) => {
-                let stop = Stop::System(self.absolute(&path), Errno::ENOTDIR);
-                let problem = self.problem(&stop, &path, "cannot read this directory");
-                (Some(found.visited), Err(problem))
+                let message = format!(
+                    "this is {}, not a directory; name the directory that it is in",
+                    found.visited.status.kind.as_str()
+                );
+                (Some(found.visited), Err(Problem::unread(&path, message, Errno::ENOTDIR)))
             }
             Err(Stop::System(_, Errno::ENOENT)) => (None, Ok(None)),
             Err(stop) => (None, Err(self.problem(&stop, &path, "cannot read this directory"))),

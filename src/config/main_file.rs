@@ -278,7 +278,17 @@ fn players(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<Player>> {
 fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
     at_most(ENTRIES, value, faults)?;
     array(value, faults, "an array of directories", |directory, faults| {
-        string(directory, faults).map(PathBuf::from)
+        let path = string(directory, faults)?;
+        // Taken at its word, it would be a directory that does not exist, which is no fault.
+        let message = if path.starts_with('~') {
+            "a path is not expanded; write it whole, from / on"
+        } else if path.contains(['*', '?']) {
+            "this is a pattern; name the directory, whose files in .toml and .xml all count"
+        } else {
+            return Some(PathBuf::from(path));
+        };
+        faults.add(directory.span().start, message);
+        None
     })
 }
 

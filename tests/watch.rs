@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -51,16 +51,23 @@ fn make_directory(path: &Path) {
 fn a_file_that_is_written_many_times_is_read_once_it_rests() {
     let mut daemon = watching().keys("sandbox = \"best-effort\"").start();
     daemon.forget_states();
+    let began = Instant::now();
     for _ in 0..50 {
         daemon.break_main_file();
     }
     daemon.write_rules(OTHER_RULES);
+    // On a busy machine the writes themselves may pause for as long as a change takes to count.
+    let pauses = began.elapsed().as_millis() / 250;
     daemon.wait_for_state("RELOADING=1");
     daemon.wait_for_state("READY=1");
-    assert_eq!(daemon.ask(), document(OTHER_RULES));
+    while daemon.ask() != document(OTHER_RULES) {
+        assert_ne!(pauses, 0, "{}", daemon.log.everything());
+        daemon.wait_for_state("READY=1");
+    }
     let log = daemon.log.everything();
-    assert_eq!(log.matches(CHANGED).count(), 1, "{log}");
-    assert_eq!(log.matches("reload failed").count(), 0, "{log}");
+    let count = |words: &str| log.matches(words).count() as u128;
+    assert!((1..=1 + pauses).contains(&count(CHANGED)), "{pauses} pauses: {log}");
+    assert!(count("reload failed") <= pauses, "{pauses} pauses: {log}");
 }
 
 #[test]

@@ -218,9 +218,12 @@ fn remedy(message: &str, rest: &str) -> Option<&'static str> {
             "a comment begins with #"
         }
         "invalid unquoted key" => "a key has only letters without accents, digits, - and _",
-        "invalid key-value pair" if rest.starts_with('{') => {
-            "this is not TOML; write each setting as key = value, on a line of its own"
-        }
+        "invalid key-value pair" => match rest.chars().next()? {
+            '{' => "this is not TOML; write each setting as key = value, on a line of its own",
+            '}' => "there is one } too many",
+            ',' => "there is one comma too many",
+            _ => return None,
+        },
         "unexpected key or value" => match rest.chars().next() {
             Some(',') if rest.lines().next().is_some_and(|line| line.contains('=')) => OWN_LINE,
             Some(']') => "there is one ] too many",
@@ -317,6 +320,9 @@ mod tests {
             ("[[a]\nb = 1", 1, 5, "this header is not closed; write ]] at its end"),
             ("[a]]\nb = 1", 1, 4, "there is one ] too many"),
             ("a = [1]\n]", 2, 1, "there is one ] too many"),
+            ("a = 1\n}", 2, 1, "there is one } too many"),
+            ("a = 1\n]", 2, 1, "there is one ] too many"),
+            ("a = 1\n, b = 2", 2, 1, "there is one comma too many"),
             ("a = 1}", 1, 6, "there is one } too many"),
             ("a = [1, , 2]", 1, 9, "there is one comma too many"),
             ("a = [\"b\" \"c\"]", 1, 10, "write a comma between the elements"),

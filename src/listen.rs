@@ -605,6 +605,15 @@ impl fmt::Display for BindError {
 
 impl Error for BindError {}
 
+/// What names the program that has a port, where this process may not see it.
+pub struct Finder(pub u16);
+
+impl fmt::Display for Finder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ss -tanp 'sport = :{}' as root names it", self.0)
+    }
+}
+
 /// What an administrator can do about it.
 fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String {
     match reason.kind() {
@@ -617,11 +626,9 @@ fn remedy(address: SocketAddr, reason: &io::Error, holders: &[String]) -> String
         io::ErrorKind::PermissionDenied => {
             "allow it in SELinux or AppArmor, or in SocketBindDeny= of the systemd unit".to_owned()
         }
-        io::ErrorKind::AddrInUse if holders.is_empty() => format!(
-            "another program has the port: stop that program (ss -tanp 'sport = :{}' as root names \
-             it)",
-            address.port()
-        ),
+        io::ErrorKind::AddrInUse if holders.is_empty() => {
+            format!("another program has the port: stop that program ({})", Finder(address.port()))
+        }
         io::ErrorKind::AddrInUse => {
             format!("{} has the port: stop it, or change the address in listen", holders.join(", "))
         }

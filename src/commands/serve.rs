@@ -235,7 +235,7 @@ impl fmt::Display for NoMetrics<'_> {
         let port = address.port();
         write!(f, "no metrics: {address} is taken by ")?;
         if holders.is_empty() {
-            write!(f, "another program (ss -tanp 'sport = :{port}' as root names it)")?;
+            write!(f, "another program ({})", listen::Finder(port))?;
         } else {
             f.write_str(&holders.join(", "))?;
         }

@@ -292,10 +292,8 @@ fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Met
     }
     // Any user may listen on such a port where the daemon does not, and say what he likes.
     let users = [0, Uid::effective().as_raw(), process.uid];
-    let stranger = holders.iter().find(|holder| !users.contains(&holder.uid)).map(|stranger| {
-        let user = account::name_of(stranger.uid).unwrap_or_else(|| stranger.uid.to_string());
-        format!("user {}", Escaped(&user))
-    });
+    let stranger = holders.iter().find(|holder| !users.contains(&holder.uid));
+    let stranger = stranger.map(|stranger| user(stranger.uid));
     // It may be another daemon that was given the same address.
     let other = || {
         let is_its_own = inventory::holds(process.pid, &holders) != Some(false);
@@ -314,12 +312,17 @@ struct Whose<'a>(&'a HostListener);
 impl fmt::Display for Whose<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(HostListener { process, uid, .. }) = self;
-        match (process, account::name_of(*uid)) {
-            (Some(process), _) => process.fmt(f),
-            (None, Some(user)) => write!(f, "user {}", Escaped(&user)),
-            (None, None) => write!(f, "user {uid}"),
+        match process {
+            Some(process) => process.fmt(f),
+            None => f.write_str(&user(*uid)),
         }
     }
+}
+
+/// A user in words, by name where there is one.
+fn user(uid: u32) -> String {
+    let name = account::name_of(uid).unwrap_or_else(|| uid.to_string());
+    format!("user {}", Escaped(&name))
 }
 
 /// What a daemon says of its metrics, which is how it was started.

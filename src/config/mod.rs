@@ -511,6 +511,9 @@ impl<'a> Loader<'a> {
         let files = rules.chunk_by(|one, other| one.spot.place.path == other.spot.place.path);
         let (own, of_packages): (Vec<_>, Vec<_>) =
             files.partition(|file| keeper(file) == Keeper::Administrator);
+        if of_packages.is_empty() {
+            return;
+        }
         let mut kept: HashSet<_> = own.into_iter().flatten().map(|placed| &placed.rule).collect();
         let (Ok(empty), Ok(mut sum)) = (length(&HashSet::new()), length(&kept)) else { return };
         let mut left_out = BTreeSet::new();

@@ -259,12 +259,27 @@ fn a_thousand_reloads_half_of_them_broken_lose_none_of_100_000_requests() {
 /// daemon, and whoever queues up meanwhile is served by the next one.
 #[test]
 fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
-    const RESTARTS: usize = 20;
     let test = "twenty_restarts_on_a_socket_that_is_kept_lose_nobody";
+    restarts_lose_nobody(test, 20, Shape::Whole, b"");
+}
+
+/// Somebody else does not finish a request, so that the daemon ends when the time for it has passed.
+#[test]
+fn restarts_on_a_socket_that_is_kept_cut_nobody_off_in_the_middle() {
+    let test = "restarts_on_a_socket_that_is_kept_cut_nobody_off_in_the_middle";
+    restarts_lose_nobody(test, 5, Shape::ByteByByte, &REQUEST[..10]);
+}
+
+/// Somebody has sent `unfinished` at each end.
+fn restarts_lose_nobody(test: &str, restarts: usize, shape: Shape, unfinished: &[u8]) {
     in_a_roomy_network(test, || {
         let socket = listen((Ipv4Addr::LOCALHOST, 0).into());
         let target = address_of(&socket);
-        let start = || Setup::inherited(vec![socket.try_clone().expect("a descriptor")]).start();
+        let start = || {
+            Setup::inherited(vec![socket.try_clone().expect("a descriptor")])
+                .tables("[limits]\nrequest-timeout = \"1s\"")
+                .start()
+        };
         let is_over = AtomicBool::new(false);
         let (progress, goes_on) = mpsc::channel();
         let mut daemon = start();
@@ -277,7 +292,7 @@ fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
                         target,
                         requests: 500,
                         concurrency: 32,
-                        shape: Shape::Whole,
+                        shape,
                         sources: Sources::LOOPBACK,
                         documents: &[&document(RULES)],
                     });
@@ -287,8 +302,10 @@ fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
                 }
                 answered
             });
-            for _ in 0..RESTARTS {
+            for _ in 0..restarts {
                 goes_on.recv_timeout(SOON).expect("another 500 answers");
+                let mut other = dial(target);
+                other.write_all(unfinished).expect("a part of a request");
                 assert_eq!(daemon.terminate().code(), Some(0));
                 daemon = start();
             }

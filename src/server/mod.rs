@@ -43,7 +43,7 @@ use crate::watch::Changes;
 use connection::{Connection, Progress, Traced, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
-use limits::{Eviction, Limits, Source};
+use limits::{Eviction, GRACE, Limits, Source};
 use listener::{Admission, Remedy};
 use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
@@ -276,9 +276,12 @@ impl Server {
                 accepted = self.accept(index, accepted);
             }
             self.keep_time(now);
-            if let Some(deadline) = self.stopping {
-                if self.unfinished.len() == 0 || deadline <= now {
+            if let Some(end) = self.stopping {
+                if self.unfinished.len() == 0 || end <= now {
                     return Ok(());
+                }
+                if self.last_call().is_some_and(|at| at <= now) {
+                    self.listeners.clear();
                 }
             }
         }
@@ -304,9 +307,17 @@ impl Server {
                 self.incidents.due(),
                 self.changes.as_ref().and_then(Changes::due),
                 self.stopping,
+                self.last_call(),
             ])
             .flatten()
             .min()
+    }
+
+    /// From when on nobody is accepted any more, once the server stops: whoever was would not have
+    /// the time that every client has.
+    fn last_call(&self) -> Option<Instant> {
+        let end = self.stopping.filter(|_| !self.listeners.is_empty())?;
+        Some(end.checked_sub(GRACE).unwrap_or(end))
     }
 
     /// Does everything whose time has come.
@@ -616,7 +627,7 @@ impl Server {
     ///
     /// Where somebody else keeps the socket open (a socket unit, or the descriptor store over a
     /// restart), closing ours would leave clients in its queue unanswered for as long as the
-    /// slowest one in flight takes: there, they are served until then.
+    /// slowest one in flight takes: there, they are served until then, or the last call.
     fn stop(&mut self, signal: StopSignal, now: Instant) {
         if self.stopping.is_some() {
             info!("{signal} again: stopping at once");

@@ -77,9 +77,15 @@ fn uid_of(settings: &Settings) -> Option<u32> {
     Some(user.uid.as_raw())
 }
 
+/// As many processes that do not count are told of; any user can start thousands.
+const MOST_NOT_COUNTED: usize = 10;
+
 /// Everything that is to be told.
 struct Status {
+    /// Those that count, and then some of the others.
     daemons: Vec<Daemon>,
+    /// How many more do not count.
+    more_not_counted: usize,
     /// Units that have no process, and are not simply stopped.
     failed: Vec<Unit>,
     /// Units that wait for their first client.
@@ -137,7 +143,7 @@ impl Status {
         service_user: Option<u32>,
     ) -> Self {
         let unit_of = |pid| units.iter().find(|unit| unit.main_pid == Some(pid)).cloned();
-        let mut daemons = Vec::new();
+        let (mut daemons, mut others) = (Vec::new(), Vec::new());
         for process in processes {
             let unit = unit_of(process.pid);
             let is_vouched_for = unit.is_some() || is_known(&process, service_user);
@@ -149,12 +155,17 @@ impl Status {
                     process.config.as_deref() == Some(config)
                 }
             });
-            if is_asked_for {
-                daemons.push(Daemon::new(process, unit, is_vouched_for));
+            if is_asked_for && is_vouched_for {
+                daemons.push(Daemon::new(process, unit));
+            } else if is_asked_for {
+                others.push(process);
             }
         }
+        let more_not_counted = others.len().saturating_sub(MOST_NOT_COUNTED);
+        daemons.extend(others.into_iter().take(MOST_NOT_COUNTED).map(Daemon::not_counted));
         let mut status = Self {
             daemons,
+            more_not_counted,
             failed: Vec::new(),
             waiting: Vec::new(),
             no_units,
@@ -219,19 +230,18 @@ fn serves(process: &Process, config: &Path) -> bool {
 }
 
 impl Daemon {
-    fn new(process: Process, unit: Option<Unit>, is_vouched_for: bool) -> Self {
-        let metrics = if is_vouched_for {
-            metrics_of(&process, unit.as_ref())
-        } else {
-            Err("not asked".to_owned())
-        };
-        let state = if is_vouched_for {
-            state_of(unit.as_ref(), metrics.as_ref().ok().map(|(_, metrics)| metrics))
-        } else {
-            State::NotCounted
-        };
+    fn new(process: Process, unit: Option<Unit>) -> Self {
+        let metrics = metrics_of(&process, unit.as_ref());
+        let state = state_of(unit.as_ref(), metrics.as_ref().ok().map(|(_, metrics)| metrics));
         let user = account::name_of(process.uid);
         Self { pid: process.pid, process: Some(process), user, unit, state, metrics }
+    }
+
+    /// One that nobody vouches for, and that is asked nothing.
+    fn not_counted(process: Process) -> Self {
+        let (state, metrics) = (State::NotCounted, Err("not asked".to_owned()));
+        let user = account::name_of(process.uid);
+        Self { pid: process.pid, process: Some(process), user, unit: None, state, metrics }
     }
 
     /// One of which only the service manager knows.
@@ -405,7 +415,15 @@ mod tests {
         let alone = status(vec![impostor()], Vec::new());
         assert_eq!((states(&alone), alone.exit()), (vec!["not-counted"], Exit::Unknown));
         let beside = status(vec![impostor(), process(71, SERVICE_USER)], Vec::new());
-        assert_eq!((states(&beside), beside.exit()), (vec!["not-counted", "runs"], Exit::Success));
+        assert_eq!((states(&beside), beside.exit()), (vec!["runs", "not-counted"], Exit::Success));
+        let many =
+            (100..3100).map(|pid| process(pid, SOMEBODY)).chain([process(4000, SERVICE_USER)]);
+        let many = status(many.collect(), Vec::new());
+        assert_eq!((many.daemons.len(), many.more_not_counted), (1 + MOST_NOT_COUNTED, 2990));
+        assert_eq!(
+            (states(&many)[..2].join(" "), many.exit()),
+            ("runs not-counted".into(), Exit::Success)
+        );
         let set_user_id = Process { has_settled: false, ..process(72, 0) };
         assert_eq!(states(&status(vec![set_user_id], Vec::new())), ["not-counted"]);
         let contained = Process { is_contained: true, ..process(72, 0) };

@@ -28,6 +28,10 @@ pub(super) fn in_words(status: &Status, terminal: Terminal) -> String {
             push(&pid, about, Escaped(&text).to_string().into());
         }
     }
+    if status.more_not_counted > 0 {
+        let more = format!("not-counted: {} more of this name", status.more_not_counted);
+        push("", "state", Cell::toned(more, Some(Tone::Doubtful)));
+    }
     for unit in &status.failed {
         push("", "unit", Cell::toned(Escaped(&unit_in_words(unit)).to_string(), Some(Tone::Bad)));
         if let Some(said) = &unit.status {
@@ -181,6 +185,7 @@ fn summary(status: &Status, terminal: Terminal) -> String {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct StatusJson {
     daemons: Vec<DaemonJson>,
+    more_not_counted: usize,
     failed_units: Vec<UnitJson>,
     units_unknown: Option<String>,
     processes_hidden: bool,
@@ -231,6 +236,7 @@ struct MetricsJson {
 pub(super) fn to_json(status: &Status) -> StatusJson {
     StatusJson {
         daemons: status.daemons.iter().map(daemon_to_json).collect(),
+        more_not_counted: status.more_not_counted,
         failed_units: status.failed.iter().map(unit_to_json).collect(),
         units_unknown: status.no_units.as_ref().map(ToString::to_string),
         processes_hidden: status.are_hidden,

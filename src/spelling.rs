@@ -25,9 +25,12 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .or_else(|| known.iter().copied().find(|name| is_part(&word, name)))
 }
 
-/// Whether `word` is the last part of `name`, or `name` and something more.
+/// Whether `word` is the last part of `name`, in the singular or plural, or `name` and something
+/// more.
 fn is_part(word: &str, name: &str) -> bool {
-    let is_end = name.strip_suffix(word).is_some_and(|rest| rest.ends_with('-'));
+    let singular = |word| str::strip_suffix(word, 's').unwrap_or(word);
+    let is_end =
+        singular(name).strip_suffix(singular(word)).is_some_and(|rest| rest.ends_with('-'));
     is_end || (name.len() > 2 && word.starts_with(name))
 }
 
@@ -43,6 +46,8 @@ mod tests {
         assert_eq!(did_you_mean("Domian", &known), "; did you mean \"domain\"?");
         assert_eq!(did_you_mean("SECURE", &known), "; did you mean \"secure\"?");
         assert_eq!(did_you_mean("ports", &known), "; did you mean \"to-ports\"?");
+        assert_eq!(did_you_mean("port", &known), "; did you mean \"to-ports\"?");
+        assert_eq!(did_you_mean("s", &known), "");
         assert_eq!(did_you_mean("secured-by", &known), "; did you mean \"secure\"?");
         assert_eq!(did_you_mean("logging", &["limits", "log"]), "; did you mean \"log\"?");
         assert_eq!(did_you_mean("", &known), "");

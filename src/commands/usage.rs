@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::output::Output;
 use super::terminal::Terminal;
+use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::printable::{Escaped, is_printable};
 
@@ -15,6 +16,8 @@ use crate::printable::{Escaped, is_printable};
 #[must_use]
 pub fn run(mut error: clap::Error, arguments: &[OsString]) -> Exit {
     point_to_service_manager(&mut error);
+    point_to_port(&mut error, arguments);
+    name_what_is_shown(&mut error);
     let text = error.render();
     if error.kind() == ErrorKind::DisplayVersion && asks_for_more(arguments) {
         let mut output = Output::to_stdout();
@@ -63,6 +66,35 @@ fn point_to_service_manager(error: &mut clap::Error) {
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
 }
 
+/// Says that the port is a word of its own where one stands behind the name of the host.
+fn point_to_port(error: &mut clap::Error, arguments: &[OsString]) {
+    let is_missing = |value: &ContextValue| matches!(value, ContextValue::Strings(names) if names == &["<PORT>"]);
+    if error.kind() != ErrorKind::MissingRequiredArgument
+        || !error.get(ContextKind::InvalidArg).is_some_and(is_missing)
+    {
+        return;
+    }
+    let words = arguments.iter().filter_map(|argument| argument.to_str());
+    let mut pairs = words.filter_map(|word| word.rsplit_once(':'));
+    let Some((host, port)) =
+        pairs.find(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok())
+    else {
+        return;
+    };
+    let tip = format!("PORT is a word of its own: {host} {port}");
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+}
+
+/// Leaves out of the commands that one can be chosen from what the help does not show either.
+fn name_what_is_shown(error: &mut clap::Error) {
+    if error.kind() == ErrorKind::MissingSubcommand {
+        let commands = Cli::command_line();
+        let names = commands.get_subcommands().map(|command| command.get_name().to_owned());
+        let names = ContextValue::Strings(names.collect());
+        error.insert(ContextKind::ValidSubcommand, names);
+    }
+}
+
 /// What a report of a fault should say of the program beside its version.
 const BUILD: &str = concat!(
     "commit: ",
@@ -103,11 +135,36 @@ mod tests {
             ("chek", "tip: a similar subcommand exists: 'check'"),
         ] {
             let line = ["masterpolicyd", word];
-            let mut error = crate::cli::Cli::command_line().try_get_matches_from(line).unwrap_err();
+            let mut error = Cli::command_line().try_get_matches_from(line).unwrap_err();
             point_to_service_manager(&mut error);
             let told = error.to_string();
             assert!(told.contains(tip) && told.matches("tip:").count() == 1, "{told}");
         }
+    }
+
+    fn told(line: &str) -> String {
+        let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
+        let mut error = Cli::command_line().try_get_matches_from(&arguments).unwrap_err();
+        point_to_port(&mut error, &arguments);
+        name_what_is_shown(&mut error);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_port_behind_the_name_of_the_host_is_pointed_to_its_place() {
+        let told_of = |word: &str| told(&format!("masterpolicyd explain {word}"));
+        let tip = "tip: PORT is a word of its own: www.example.com 5000";
+        assert!(told_of("www.example.com:5000").contains(tip));
+        for other in ["www.example.com", "https://www.example.com:8443", "::1", "a.test:x"] {
+            assert!(!told_of(other).contains("tip:"), "{}", told_of(other));
+        }
+    }
+
+    #[test]
+    fn no_command_is_named_that_the_help_does_not_show() {
+        let told = told("masterpolicyd -c a.toml");
+        assert!(told.contains("serve, check, show"), "{told}");
+        assert!(!told.contains("configtest"), "{told}");
     }
 
     #[test]

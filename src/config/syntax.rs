@@ -189,7 +189,7 @@ fn is_unseen(c: char) -> bool {
 
 /// What to write where the parser says `message`; `rest` is the text from there on.
 fn remedy(message: &str, rest: &str) -> Option<&'static str> {
-    const REMEDIES: [(&str, &str); 12] = [
+    const REMEDIES: [(&str, &str); 14] = [
         ("key with no value", "write = and a value behind the key"),
         ("unquoted keys cannot be empty", "the name is missing"),
         ("unclosed table", "this header is not closed; write ] at its end"),
@@ -205,6 +205,9 @@ fn remedy(message: &str, rest: &str) -> Option<&'static str> {
             "carriage return must be followed by newline",
             "the line ends with a carriage return alone; save the file with Unix line ends",
         ),
+        // The parser says of this one no place.
+        ("recursion limit", "a key in this file has too many parts; remove it"),
+        ("cannot recurse further", "a value in so many brackets means nothing here; remove it"),
     ];
     Some(match message.split(", expected ").next()? {
         "duplicate key" if rest.starts_with("allow-access-from") => {
@@ -326,6 +329,18 @@ mod tests {
             ("a = 1}", 1, 6, "there is one } too many"),
             ("a = [1, , 2]", 1, 9, "there is one comma too many"),
             ("a = [\"b\" \"c\"]", 1, 10, "write a comma between the elements"),
+            (
+                &format!("a{} = 1", ".a".repeat(100)),
+                1,
+                206,
+                "a key in this file has too many parts; remove it",
+            ),
+            (
+                &format!("a = {}{}", "[".repeat(100), "]".repeat(100)),
+                1,
+                85,
+                "a value in so many brackets means nothing here; remove it",
+            ),
             ("a = [1 2]", 1, 6, "write a comma between the elements"),
             ("a = [1, 2 3]", 1, 9, "write a comma between the elements"),
             ("watch = true;", 1, 9, "a line does not end in a semicolon; remove it"),

@@ -118,7 +118,11 @@ impl fmt::Display for WatchError {
         if *errno == limit.0 {
             write!(f, ": raise {} with sysctl", limit.1)?;
         }
-        f.write_str("; until then, reload by hand after a change")
+        let remedy = match self {
+            Self::Init(_) => "; then restart the daemon, and until then reload it after a change",
+            Self::Add(..) => "; until then, reload by hand after a change",
+        };
+        f.write_str(remedy)
     }
 }
 
@@ -158,9 +162,9 @@ impl Watcher {
             match self.inotify.add_watch(path, mask | more) {
                 Ok(watch) => {
                     watches.insert(watch);
-                    if let Some(names) = names {
-                        table.entry(watch).or_default().insert(names);
-                    }
+                    // One without names has an entry too: the kernel may go on reporting those of
+                    // an earlier watch on the same directory.
+                    table.entry(watch).or_default().extend(names);
                 }
                 // Gone since it was found: what it was in is watched, and has reported that.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
@@ -429,9 +433,24 @@ mod tests {
         assert!(text.contains("/etc/masterpolicyd: No space left"), "{text}");
         assert!(text.contains(": raise fs.inotify.max_user_watches"), "{text}");
         let text = WatchError::Init(Errno::EMFILE).to_string();
-        assert!(text.contains(": raise fs.inotify.max_user_instances"), "{text}");
+        let remedy = ": raise fs.inotify.max_user_instances with sysctl; then restart the daemon";
+        assert!(text.contains(remedy), "{text}");
         let text = WatchError::Add("/etc".into(), Errno::EACCES).to_string();
         assert!(!text.contains("raise"), "{text}");
+    }
+
+    #[test]
+    fn where_a_name_was_missing_others_count_no_more_once_it_is_there() {
+        let mut scene = Scene::new("found");
+        let directory = scene.directory.clone();
+        scene.watch([WatchedPlace::Missing(directory.clone(), "policy.xml".into())]);
+        fs::write(scene.path("policy.xml"), "1").unwrap();
+        assert!(scene.has_changed());
+        scene.watch([WatchedPlace::Way(directory), WatchedPlace::File(scene.path("policy.xml"))]);
+        fs::write(scene.path("other"), "2").unwrap();
+        assert!(!scene.has_changed(), "its neighbours are not watched");
+        fs::write(scene.path("policy.xml"), "3").unwrap();
+        assert!(scene.has_changed());
     }
 
     /// Where `fs.protected_hardlinks` is 0, any user who gives a file another name changes it.

@@ -81,8 +81,8 @@ pub enum Message {
     Ready(String),
     /// It has begun to reload, so many microseconds after the boot; [`Message::Ready`] ends that.
     Reloading(u128, String),
-    /// It has begun to stop; one line about how it goes.
-    Stopping(String),
+    /// It has begun to stop, which may take so long; one line about how it goes.
+    Stopping(Duration, String),
     /// One line about how it goes.
     Status(String),
 }
@@ -108,12 +108,15 @@ impl Untold {
         use Message::{Ready, Reloading, Status, Stopping};
         match (message, self.0.back_mut()) {
             // A state is said in the newest words.
-            (Status(words), Some(Ready(old) | Reloading(_, old) | Stopping(old) | Status(old))) => {
+            (
+                Status(words),
+                Some(Ready(old) | Reloading(_, old) | Stopping(_, old) | Status(old)),
+            ) => {
                 *old = words;
             }
             // Nothing follows the end.
-            (Ready(_) | Reloading(..), Some(Stopping(_))) => {}
-            (stopping @ Stopping(_), Some(_)) => self.0 = VecDeque::from([stopping]),
+            (Ready(_) | Reloading(..), Some(Stopping(..))) => {}
+            (stopping @ Stopping(..), Some(_)) => self.0 = VecDeque::from([stopping]),
             (Ready(new), Some(Ready(old))) => *old = new,
             (newer @ Reloading(..), Some(older @ Reloading(..))) => *older = newer,
             (newer @ Reloading(..), Some(_)) => {
@@ -146,7 +149,11 @@ impl fmt::Display for Message {
             Self::Reloading(since, status) => {
                 write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\n{}", Status(status))
             }
-            Self::Stopping(status) => write!(f, "STOPPING=1\n{}", Status(status)),
+            Self::Stopping(time, status) => {
+                // Without that, the service manager kills it where it has less patience.
+                let time = time.as_micros();
+                write!(f, "STOPPING=1\nEXTEND_TIMEOUT_USEC={time}\n{}", Status(status))
+            }
             Self::Status(status) => Status(status).fmt(f),
         }
     }
@@ -208,10 +215,11 @@ impl Notifier {
         self.watchdog.map(|timeout| timeout / 2)
     }
 
-    /// Tells the watchdog that the loop is alive. Where there is no room for that, the service
-    /// manager has others to read.
-    pub fn ping(&self) {
-        let _ = self.try_send("WATCHDOG=1", None);
+    /// Tells the watchdog that the loop is alive, if there is room for it. `false` says that the
+    /// service manager is behind with reading.
+    #[must_use]
+    pub fn ping(&self) -> bool {
+        self.try_send("WATCHDOG=1", None) != Err(Errno::EAGAIN)
     }
 
     /// Sends a message if there is room for it. `false` says that the service manager is behind
@@ -324,14 +332,14 @@ mod tests {
         };
         assert_eq!((first, third), ("RELOADING=1", "STATUS=soon"));
         assert!(second.strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0);
-        assert!(notifier.send(&Message::Stopping("bye".into())));
-        assert_eq!(received(&manager), "STOPPING=1\nSTATUS=bye");
+        assert!(notifier.send(&Message::Stopping(Duration::from_secs(6), "bye".into())));
+        assert_eq!(received(&manager), "STOPPING=1\nEXTEND_TIMEOUT_USEC=6000000\nSTATUS=bye");
         notifier.extend_start(Duration::from_secs(90), "waiting");
         assert_eq!(received(&manager), "EXTEND_TIMEOUT_USEC=90000000\nSTATUS=waiting");
         notifier.remove_from_store("listen-a");
         assert_eq!(received(&manager), "FDSTOREREMOVE=1\nFDNAME=listen-a");
         assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(1)));
-        notifier.ping();
+        assert!(notifier.ping());
         assert_eq!(received(&manager), "WATCHDOG=1");
     }
 
@@ -342,7 +350,7 @@ mod tests {
         for message in [
             Message::Ready(long.clone()),
             Message::reloading(long.clone()),
-            Message::Stopping(long.clone()),
+            Message::Stopping(Duration::MAX, long.clone()),
             Message::Status(long.clone()),
         ] {
             let text = message.to_string();
@@ -373,8 +381,8 @@ mod tests {
             untold([ready("old"), reloading(1), status()]),
             [ready("old"), Message::Reloading(1, "new".into())]
         );
-        let stopping = Message::Stopping("old".into());
-        assert_eq!(untold([stopping, status()]), [Message::Stopping("new".into())]);
+        let stopping = |status: &str| Message::Stopping(Duration::ZERO, status.into());
+        assert_eq!(untold([stopping("old"), status()]), [stopping("new")]);
     }
 
     #[test]
@@ -394,7 +402,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_the_end() {
-        let stopping = || Message::Stopping("bye".into());
+        let stopping = || Message::Stopping(Duration::ZERO, "bye".into());
         assert_eq!(untold([ready("a"), stopping()]), [stopping()]);
         assert_eq!(untold([stopping(), reloading(1), ready("b")]), [stopping()]);
     }
@@ -424,9 +432,9 @@ mod tests {
     fn a_manager_that_does_not_listen_stops_nothing() {
         let (notifier, manager) = pair();
         while notifier.send(&Message::Status("full".into())) {}
-        notifier.ping();
+        assert!(!notifier.ping());
         drop(manager);
-        notifier.ping();
+        assert!(notifier.ping());
         assert!(notifier.send(&Message::Ready("nobody hears this".into())));
         assert!(Notifier::default().send(&Message::Ready("nobody hears this".into())));
     }

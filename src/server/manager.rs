@@ -78,8 +78,9 @@ impl Manager {
     pub(super) fn keep_time(&mut self, now: Instant, doing: Doing) -> bool {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.watchdog_due) {
-            self.notifier.ping();
-            self.watchdog_due = self.notifier.watchdog_interval().map(|every| now + every);
+            let has_heard = self.notifier.ping();
+            let every = self.notifier.watchdog_interval();
+            self.watchdog_due = every.map(|it| now + if has_heard { it } else { it.min(AGAIN) });
         }
         if is_due(self.again) {
             self.try_again(now);
@@ -164,5 +165,22 @@ mod tests {
         assert!(!manager.keep_time(due, IDLE));
         assert_eq!(received(&theirs), ["WATCHDOG=1"]);
         assert_eq!(manager.due(IDLE), Some(due + Duration::from_secs(1)));
+    }
+
+    /// The next one in its time would come when the watchdog has run out.
+    #[test]
+    fn a_ping_that_there_was_no_room_for_is_tried_again() {
+        let (mut manager, theirs) = manager();
+        let due = manager.due(IDLE).unwrap();
+        while manager.again.is_none() {
+            manager.tell(Message::Status("filler".into()), due);
+        }
+        manager.again = None;
+        manager.keep_time(due, IDLE);
+        assert_eq!(received(&theirs), [""; 0]);
+        assert_eq!(manager.due(IDLE), Some(due + AGAIN));
+        manager.keep_time(due + AGAIN, IDLE);
+        assert_eq!(received(&theirs), ["WATCHDOG=1"]);
+        assert_eq!(manager.due(IDLE), Some(due + AGAIN + Duration::from_secs(1)));
     }
 }

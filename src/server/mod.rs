@@ -58,6 +58,9 @@ const EVENTS: usize = 1024;
 /// Connections accepted from one listener before the others have their turn.
 const ACCEPT_BATCH: u32 = 256;
 
+/// What a stop may take beside the time of one request.
+const REST_OF_THE_STOP: Duration = Duration::from_secs(5);
+
 /// What is read at a time, into one buffer for all connections. A request is 23 bytes; what comes
 /// with one in the same segment should fit as well.
 const READ_BUFFER: usize = 16 * 1024;
@@ -634,8 +637,9 @@ impl Server {
             self.stopping = Some(now);
             return;
         }
-        self.stopping = Some(now + self.service.limits.request_timeout);
-        self.tell(Message::Stopping(self.status()), now);
+        let time = self.service.limits.request_timeout;
+        self.stopping = Some(now + time);
+        self.tell(Message::Stopping(time + REST_OF_THE_STOP, self.status()), now);
         info!("{signal}: {}", self.status());
         self.empty_queues(now);
         self.listeners.retain(|listener| listener.is_kept);

@@ -45,6 +45,22 @@ fn connections_allowed(test: &str, wanted: usize) -> usize {
     room.min(wanted)
 }
 
+/// It had been told to wait for the end of the time that every client has, 200 ms.
+#[test]
+fn whoever_waits_for_a_place_gets_that_of_a_connection_whose_time_is_over() {
+    let _alone = alone();
+    let limits = "[limits]\nconnections = 1\nrequest-timeout = \"100ms\"";
+    let daemon = Setup::new().tables(limits).start();
+    let waited = || {
+        let began = Instant::now();
+        let _held = hold(daemon.address(), 1, Sources::Any, &REQUEST[..1]);
+        assert_eq!(daemon.ask(), document(RULES));
+        began.elapsed()
+    };
+    let least = (0..10).map(|_| waited()).min().expect("ten of them");
+    assert!(least < Duration::from_millis(180), "{least:?}");
+}
+
 /// 200 addresses that no honest client of this file uses.
 const ATTACKERS: Sources = Sources::spread(Ipv4Addr::new(127, 0, 9, 1), 200);
 

@@ -274,11 +274,12 @@ impl Server {
                     Wakes::Connection(purpose, key) => self.resume(purpose, key),
                 }
             }
+            // First, so that whoever waits for a place gets one whose time is over.
+            self.keep_time(now);
             let mut accepted = now;
             for index in 0..self.listeners.len() {
                 accepted = self.accept(index, accepted);
             }
-            self.keep_time(now);
             if let Some(end) = self.stopping {
                 if self.unfinished.len() == 0 || end <= now {
                     return Ok(());

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, RawFd};
@@ -226,6 +226,18 @@ pub fn close_inherited(wanted: &Range<RawFd>) -> Vec<RawFd> {
     descriptors.retain(|descriptor| unistd::close(*descriptor).is_ok());
     descriptors.sort_unstable();
     descriptors
+}
+
+/// Puts `/dev/null` in the place of standard input and output, of which neither is used, but not in
+/// that of `wanted` ones. Without a `/dev/null` they stay.
+pub fn release_streams(wanted: &Range<RawFd>) {
+    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
+    if !wanted.contains(&0) {
+        let _ = unistd::dup2_stdin(&null);
+    }
+    if !wanted.contains(&1) {
+        let _ = unistd::dup2_stdout(&null);
+    }
 }
 
 /// Descriptors that are open, or that may be where the system does not tell.

@@ -241,6 +241,22 @@ fn without_standard_streams_no_socket_takes_their_place() {
 }
 
 #[test]
+fn what_standard_input_and_output_were_is_let_go() {
+    let test = "what_standard_input_and_output_were_is_let_go";
+    if !is_root() {
+        return skip(test, "only root sees the descriptors of a process that is not dumpable");
+    }
+    let directory = Scratch::new();
+    let secret = directory.file("secret", "what only root reads");
+    let script = "exec \"$@\" <\"$0\" >>\"$0\"";
+    let daemon = Setup::new().through(shell(script, &secret)).start();
+    for number in 0..2 {
+        assert_eq!(descriptor(daemon.pid, number).as_deref(), Some("/dev/null"));
+    }
+    assert_eq!(daemon.ask(), document(RULES));
+}
+
+#[test]
 fn without_dev_null_it_serves() {
     let test = "without_dev_null_it_serves";
     let Some(unshare) = unshare_of_mounts(test) else { return };

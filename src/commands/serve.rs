@@ -150,7 +150,9 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
 }
 
 fn close_inherited() -> Result<(), BindError> {
-    let closed = process::close_inherited(&listen::handed_over()?);
+    let handed_over = listen::handed_over()?;
+    process::release_streams(&handed_over);
+    let closed = process::close_inherited(&handed_over);
     if !closed.is_empty() {
         let numbers: Vec<_> = closed.iter().map(ToString::to_string).collect();
         debug!("closed inherited descriptors that are not used: {}", numbers.join(", "));

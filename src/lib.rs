@@ -4,6 +4,14 @@
 //! targets and benchmarks reach it.
 #![forbid(unsafe_code)]
 
+// The lists of system calls are for these.
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"),
+    target_pointer_width = "64"
+)))]
+compile_error!("masterpolicyd runs on Linux with a 64-bit x86, ARM or RISC-V processor");
+
 pub mod account;
 pub mod audit;
 pub mod background;

@@ -59,8 +59,6 @@ pub enum Missing {
     NotBuilt,
     /// The kernel has it, and was booted without it.
     NotEnabled,
-    /// There is no list of system calls for this processor.
-    NoList,
     /// The kernel refused.
     Refused(String),
 }
@@ -71,7 +69,6 @@ impl fmt::Display for Missing {
             Self::TurnedOff => f.write_str("turned off"),
             Self::NotBuilt => f.write_str("not in this kernel"),
             Self::NotEnabled => f.write_str("not in the lsm= list this kernel was booted with"),
-            Self::NoList => f.write_str("no list of system calls for this processor"),
             Self::Refused(reason) => f.write_str(reason),
         }
     }

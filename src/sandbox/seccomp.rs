@@ -178,8 +178,9 @@ const FATAL: &[c_long] = &[
 
 /// Restricts the calling thread to its work.
 pub(super) fn restrict(work: &[Work]) -> Result<(), Missing> {
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Missing::NoList)?;
-    let filter = filter(architecture, work).map_err(|error| Missing::Refused(error.to_string()))?;
+    let filter = TargetArch::try_from(std::env::consts::ARCH)
+        .and_then(|architecture| filter(architecture, work))
+        .map_err(|error| Missing::Refused(error.to_string()))?;
     seccompiler::apply_filter(&filter).map_err(missing)
 }
 
@@ -264,7 +265,8 @@ fn any_work_if() -> Result<Rules, BackendError> {
 
 /// Allowed to who reads the configuration anew, for some arguments.
 fn reloading_if() -> Result<Rules, BackendError> {
-    const WRITING: u64 = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+    // Not O_ACCMODE, which has O_PATH in it where the C library is musl.
+    const WRITING: u64 = bits(libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC);
     Ok(BTreeMap::from([
         // Files are opened to be read. Landlock says the same, where there is Landlock.
         (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),

@@ -129,6 +129,23 @@ fn a_daemon_without_a_unit_is_told_by_its_process_and_its_metrics() {
     assert_eq!((&measured["rules"], &measured["connections"]), (&json!(1), &json!(0)));
     assert_eq!(measured["requests"]["served"], 1);
     assert_eq!(answer["units-unknown"], "there is no systemctl");
+    assert_eq!(answer["user-unknown"], Value::Null);
+}
+
+#[test]
+fn whether_the_last_reload_failed_is_told_to_be_unknown_where_nothing_tells_it() {
+    let mut daemon = Setup::new().start();
+    daemon.directory.file("policy.d/broken.toml", "nonsense\n");
+    daemon.reload();
+    let line = "\treloads\tnot known without metrics: set metrics.listen to see them here\n";
+    let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains(line), "{told}");
+    // The status of its unit tells it.
+    let path = systemctl(Some(&one_unit(daemon.pid, "active", "serving 1 rule on [::1]:843")));
+    let output = status(&path, &of_file(&daemon.main_file(), &[]));
+    assert!(!text(&output.stdout).contains("\treloads\t"), "{}", text(&output.stdout));
 }
 
 #[test]
@@ -207,7 +224,51 @@ fn a_main_file_that_no_longer_reads_hides_no_daemon() {
     // Whoever asks knows their own daemon. To root it is anybody's.
     if is_root() {
         assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains("\nunknown: which user's daemon counts "), "{told}");
+        let why = "has an error: ";
+        let last =
+            format!("\nunknown: a daemon may run; the main file, which names its user, {why}");
+        assert!(told.contains(&format!("{last}{}:1:", file.display())), "{told}");
+    }
+}
+
+/// It said that none ran: the name of the file was compared as it was typed.
+#[test]
+fn a_main_file_that_no_longer_reads_hides_no_daemon_however_the_file_is_named() {
+    let test = "a_main_file_that_no_longer_reads_hides_no_daemon_however_the_file_is_named";
+    if !is_root() {
+        return skip(test, "it needs a daemon of another user");
+    }
+    let daemon = Setup::new().start();
+    daemon.directory.file(MAIN_FILE, "listen = [");
+    let directory = daemon.directory.path();
+    symlink(directory.join(MAIN_FILE), directory.join("link.toml")).unwrap();
+    let other = daemon.directory.file("other.toml", "listen = [");
+    let none = systemctl(None);
+    let of = |file: &Path| {
+        let ask = |more: &[&str]| {
+            Command::new(PROGRAM)
+                .args(of_file(file, more))
+                .env("PATH", none.path())
+                .current_dir(directory)
+                .output()
+                .unwrap()
+        };
+        let (words, json) = (ask(&[]), ask(&["--json"]));
+        assert_eq!((words.status.code(), json.status.code()), (Some(2), Some(2)));
+        (text(&words.stdout), serde_json::from_slice::<Value>(&json.stdout).unwrap())
+    };
+    for (file, is_listed) in [
+        (MAIN_FILE.as_ref(), true),
+        (Path::new("./link.toml"), true),
+        (directory.join("link.toml").as_path(), true),
+        (&other, false),
+    ] {
+        let (told, answer) = of(file);
+        assert!(told.contains("\nunknown: a daemon may run; "), "{}: {told}", file.display());
+        let line = format!("{}\tstate\tnot-counted\n", daemon.pid);
+        assert_eq!(told.contains(&line), is_listed, "{}: {told}", file.display());
+        let reason = answer["user-unknown"].as_str().unwrap();
+        assert!(reason.starts_with(&format!("{}:1:", file.display())), "{reason}");
     }
 }
 

@@ -52,10 +52,13 @@ pub fn run(config: Option<&Path>, json: bool) -> Exit {
     if let (Some(_), Err(problems)) = (config, &settings) {
         problems.errors().for_each(tell);
     }
-    let is_unreadable = settings.is_err();
-    let service_user = settings.ok().and_then(|settings| uid_of(&settings));
-    let mut status = Status::new(processes, units, no_units, config, service_user);
-    status.is_user_unknown = is_unreadable;
+    let user = match &settings {
+        Ok(settings) => Ok(uid_of(settings)),
+        Err(problems) => {
+            Err(problems.errors().next().map_or_else(String::new, ToString::to_string))
+        }
+    };
+    let status = Status::new(processes, units, no_units, config, user);
     let mut output = Output::to_stdout();
     if json {
         output.print_json(&report::to_json(&status));
@@ -94,8 +97,10 @@ struct Status {
     no_units: Option<NoAnswer>,
     /// Whether there may be processes that this user is not shown.
     are_hidden: bool,
-    /// Whether the configuration could not be read that says which user's processes count.
-    is_user_unknown: bool,
+    /// Why it is not known which user's processes count: the main file could not be read.
+    no_user: Option<String>,
+    /// Whether a process was seen that serves, and would count if it were that user's.
+    may_one_count: bool,
 }
 
 /// One daemon.
@@ -140,8 +145,19 @@ impl Status {
         units: Vec<Unit>,
         no_units: Option<NoAnswer>,
         config: Option<&Path>,
-        service_user: Option<u32>,
+        service_user: Result<Option<u32>, String>,
     ) -> Self {
+        let (service_user, no_user) = match service_user {
+            Ok(user) => (user, None),
+            Err(reason) => (None, Some(reason)),
+        };
+        // A stranger may have named the file with or without the links on the way to it.
+        let names: Vec<PathBuf> = config
+            .into_iter()
+            .flat_map(|config| [std::path::absolute(config), fs::canonicalize(config)])
+            .flatten()
+            .collect();
+        let mut may_one_count = false;
         let unit_of = |pid| units.iter().find(|unit| unit.main_pid == Some(pid)).cloned();
         let (mut daemons, mut others) = (Vec::new(), Vec::new());
         for process in processes {
@@ -152,9 +168,10 @@ impl Status {
                     serves(&process, config)
                 } else {
                     // What a stranger's process names is compared, and not looked up.
-                    process.config.as_deref() == Some(config)
+                    process.config.as_ref().is_some_and(|own| names.contains(own))
                 }
             });
+            may_one_count |= !is_vouched_for && no_user.is_some() && may_count(&process);
             if is_asked_for && is_vouched_for {
                 daemons.push(Daemon::new(process, unit));
             } else if is_asked_for {
@@ -170,7 +187,8 @@ impl Status {
             waiting: Vec::new(),
             no_units,
             are_hidden: processes::are_hidden(),
-            is_user_unknown: false,
+            no_user,
+            may_one_count,
         };
         // Which files a unit reads is not known without its process.
         if config.is_none() {
@@ -216,8 +234,13 @@ impl Status {
 /// configuration. The first process of a container is whoever's the container is.
 fn is_known(process: &Process, service_user: Option<u32>) -> bool {
     let users = [Some(0), Some(Uid::effective().as_raw()), service_user];
-    let is_of_known_user = process.has_settled && users.contains(&Some(process.uid));
-    !process.is_contained && (process.pid == 1 || is_of_known_user)
+    let is_first = !process.is_contained && process.pid == 1;
+    is_first || (may_count(process) && users.contains(&Some(process.uid)))
+}
+
+/// Whether a process counts if its user is one whom to believe.
+fn may_count(process: &Process) -> bool {
+    process.has_settled && !process.is_contained
 }
 
 /// Whether a process has read this main file.
@@ -402,7 +425,7 @@ mod tests {
     }
 
     fn status(processes: Vec<Process>, units: Vec<Unit>) -> Status {
-        Status::new(processes, units, None, None, Some(SERVICE_USER))
+        Status::new(processes, units, None, None, Ok(Some(SERVICE_USER)))
     }
 
     fn states(status: &Status) -> Vec<&str> {
@@ -436,6 +459,23 @@ mod tests {
         // Its control group says so, but the unit's main process is another.
         let child = Process { unit: Some("flash.service".into()), ..impostor() };
         assert_eq!(states(&status(vec![child], main())), ["not-counted"]);
+    }
+
+    #[test]
+    fn while_the_user_is_not_known_a_process_of_anybody_may_be_the_daemon() {
+        let broken = || Err("a.toml:1:9: x".to_owned());
+        let asked = Path::new("/nonexistent/other.toml");
+        let of = |process| Status::new(vec![process], Vec::new(), None, Some(asked), broken());
+        let status = of(process(70, SOMEBODY));
+        assert_eq!((status.daemons.len(), status.may_one_count), (0, true));
+        for other in [
+            Process { is_contained: true, ..process(70, SOMEBODY) },
+            Process { has_settled: false, ..process(70, SOMEBODY) },
+            // Root's counts whatever the file says, and this one serves another file.
+            process(70, 0),
+        ] {
+            assert!(!of(other.clone()).may_one_count, "{other:?}");
+        }
     }
 
     #[test]

@@ -91,6 +91,10 @@ fn facts(daemon: &Daemon) -> Vec<(&'static str, String)> {
             facts.extend(measured(metrics));
         }
     }
+    if daemon.metrics.is_err() && daemon.last_reload_failed().is_none() {
+        let text = "not known without metrics: set metrics.listen to see them here";
+        facts.push(("reloads", text.to_owned()));
+    }
     facts
 }
 
@@ -160,9 +164,13 @@ fn summary(status: &Status, terminal: Terminal) -> String {
     } else if count == 0 && status.are_hidden {
         let text = "you may not see the processes of others; ask as root".to_owned();
         (Tone::Doubtful, "unknown", text)
-    } else if count == 0 && !status.daemons.is_empty() && status.is_user_unknown {
-        let text = "which user's daemon counts stands in the main file, which cannot be read";
-        (Tone::Doubtful, "unknown", text.to_owned())
+    } else if let Some(reason) =
+        status.no_user.as_ref().filter(|_| count == 0 && status.may_one_count)
+    {
+        let text = format!(
+            "a daemon may run; the main file, which names its user, has an error: {reason}"
+        );
+        (Tone::Doubtful, "unknown", text)
     } else if count == 0 && !status.daemons.is_empty() {
         let text = "nothing that is listed counts; see STATUS in masterpolicyd(8)".to_owned();
         (Tone::Bad, "none", text)
@@ -189,6 +197,7 @@ pub(super) struct StatusJson {
     failed_units: Vec<UnitJson>,
     units_unknown: Option<String>,
     processes_hidden: bool,
+    user_unknown: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -240,6 +249,7 @@ pub(super) fn to_json(status: &Status) -> StatusJson {
         failed_units: status.failed.iter().map(unit_to_json).collect(),
         units_unknown: status.no_units.as_ref().map(ToString::to_string),
         processes_hidden: status.are_hidden,
+        user_unknown: status.no_user.clone(),
     }
 }
 

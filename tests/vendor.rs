@@ -201,6 +201,16 @@ fn what_is_left_out_is_an_error_of_check_with_a_remedy() {
     assert!(stdout.lines().any(|line| line == remedy), "{stdout}");
     assert!(stdout.contains("grants 80, but grantable-ports allows only"), "{stdout}");
     assert!(stdout.ends_with("without 1 drop-in: 2 rules; 2 errors, no warnings\n"), "{stdout}");
+    let left_out = || {
+        let json = scratch.run(&["check", "--json"]).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        json["left-out"].clone()
+    };
+    assert_eq!(left_out(), serde_json::json!(["usr/broken.toml"]));
+    // Where the daemon does not start at all, nothing is left out.
+    scratch.file("etc/broken-too.toml", rule("a.test", "80"));
+    assert_eq!(left_out(), serde_json::json!([]));
+    fs::remove_file(scratch.join("etc/broken-too.toml")).unwrap();
     // What is proposed works.
     std::os::unix::fs::symlink("/dev/null", scratch.join("etc/broken.toml")).unwrap();
     assert_eq!(scratch.run(&["check"]).status.code(), Some(0));

@@ -9,7 +9,7 @@ use super::output::Output;
 use super::terminal::{Terminal, Tone};
 use super::{exit_of, in_words};
 use crate::cli;
-use crate::config::{self, Configuration, Masked, Problem, Problems, Severity, Trust};
+use crate::config::{self, Configuration, LeftOut, Masked, Problem, Problems, Severity, Trust};
 use crate::counted::Counted;
 use crate::exit::Exit;
 use crate::privileges;
@@ -30,7 +30,8 @@ fn check_configuration(config: &Path, asked: &cli::Check) -> Exit {
             let problems: Vec<_> = configuration.problems().cloned().collect();
             let exit = if left_out.is_empty() { Exit::Success } else { Exit::Negative };
             let amounts_to = Amounts::ToUsable;
-            let found = Checked { problems: &problems, masked, skipped, exit, amounts_to };
+            let found =
+                Checked { problems: &problems, masked, skipped, left_out, exit, amounts_to };
             let granting = granting(rules.len());
             found.report(asked, |problems| match left_out.len() {
                 0 => format!("{granting}; {problems}"),
@@ -75,6 +76,7 @@ struct Checked<'a> {
     problems: &'a [Problem],
     masked: &'a [Masked],
     skipped: &'a [std::path::PathBuf],
+    left_out: &'a [LeftOut],
     exit: Exit,
     amounts_to: Amounts,
 }
@@ -89,7 +91,14 @@ enum Amounts {
 
 impl<'a> Checked<'a> {
     fn errors(problems: &'a [Problem], exit: Exit) -> Self {
-        Self { problems, masked: &[], skipped: &[], exit, amounts_to: Amounts::ToNothing }
+        Self {
+            problems,
+            masked: &[],
+            skipped: &[],
+            left_out: &[],
+            exit,
+            amounts_to: Amounts::ToNothing,
+        }
     }
 
     /// Prints it, and in the last line how much of it there is; `usable` words that where it can
@@ -138,10 +147,12 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct CheckJson<'a> {
     problems: Vec<ProblemJson<'a>>,
     masked: Vec<MaskedJson>,
     skipped: Vec<String>,
+    left_out: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -177,6 +188,7 @@ impl<'a> CheckJson<'a> {
             problems: problems.collect(),
             masked: masked.collect(),
             skipped: found.skipped.iter().map(|path| written(path)).collect(),
+            left_out: found.left_out.iter().map(|left_out| written(&left_out.path)).collect(),
         }
     }
 }

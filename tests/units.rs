@@ -1,5 +1,6 @@
-//! `packaging/units`, which the packages call: what it makes of a configuration with errors, and of
-//! a service manager that refuses. The service manager here is a script that notes what it is asked.
+//! The units of systemd, and `packaging/units`, which the packages call: what it makes of a configuration
+//! with errors, and of a service manager that refuses. The service manager here is a script that
+//! notes what it is asked.
 
 #![expect(clippy::unwrap_used, reason = "in a test, what is not there is a failure")]
 
@@ -10,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use masterpolicyd::config::bounds;
 use scratch::{Scratch, set_mode, text};
 
 /// One unit, which is enabled and active, and starts what the file `exec-start` has. It does what it
@@ -157,5 +159,16 @@ fn what_the_service_manager_says_when_it_refuses_is_not_lost() {
         assert!(!outcome.said.contains("does not serve"), "{outcome:?}");
         let told = format!("masterpolicyd.service was not {action}");
         assert!(outcome.said.contains(&told), "{outcome:?}");
+    }
+}
+
+/// Clients of the other addresses were refused while the service restarted.
+#[test]
+fn the_store_of_the_units_has_room_for_every_address_of_listen_and_the_metrics() {
+    for unit in ["masterpolicyd.service", "masterpolicyd@.service"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(unit);
+        let unit = fs::read_to_string(path).unwrap();
+        let most = unit.lines().find_map(|line| line.strip_prefix("FileDescriptorStoreMax="));
+        assert_eq!(most, Some((bounds::ENTRIES + 1).to_string().as_str()));
     }
 }

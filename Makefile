@@ -134,6 +134,10 @@ install:
 	@echo "    systemctl enable --now masterpolicyd"
 
 uninstall:
+	@echo "A service that runs goes on. With systemd, stop it, and let no boot start it:"
+	@echo "    systemctl disable --now masterpolicyd.socket masterpolicyd.service"
+	@echo "    systemctl daemon-reload"
+	@echo "and so each masterpolicyd@NAME.service that you have enabled."
 	rm -f $(DESTDIR)$(sbindir)/masterpolicyd
 	for page in $(PAGES); do \
 		rm -f $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}; \

@@ -95,6 +95,7 @@ fn make_install_leaves_no_default_directory_of_drop_ins_to_be_created_later() {
             .output()
             .expect("starting make");
         assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     };
     make("install");
     let at_boot =
@@ -105,8 +106,12 @@ fn make_install_leaves_no_default_directory_of_drop_ins_to_be_created_later() {
         let is_made_at_boot = at_boot.contains(&format!("d {} ", directory.display()));
         assert!(installed.is_dir() || is_made_at_boot, "{}", directory.display());
     }
-    make("uninstall");
+    let said = make("uninstall");
     assert!(!system.path().join("usr/lib/masterpolicyd").exists(), "it was empty");
+    // The service ran on without a program, and was enabled without a unit.
+    let disable = "    systemctl disable --now masterpolicyd.socket masterpolicyd.service\n";
+    let (before, _) = said.split_once("rm -f").expect("what it does");
+    assert!(before.contains(disable), "{said}");
 }
 
 #[test]

@@ -299,3 +299,13 @@ fn every_file_that_names_the_version_names_this_one() {
         assert!(text.contains(&words), "{file}: no {words:?}");
     }
 }
+
+#[test]
+fn no_change_is_told_twice() {
+    let text = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let mut told = BTreeSet::new();
+    for change in text.split("\n* ").skip(1) {
+        let change = change.split("\n\n").next().unwrap().trim_end();
+        assert!(told.insert(change), "{change:?}");
+    }
+}

@@ -60,7 +60,10 @@ impl<'a> Positions<'a> {
         };
         let Some(&start) = self.lines.get(index) else { return "" };
         let end = self.lines.get(index + 1).copied().unwrap_or(self.text.len());
-        self.text[start..end].trim_end_matches(['\r', '\n'])
+        let line = &self.text[start..end];
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        // One only: of a line that is megabytes of them, each of its problems would walk over all.
+        line.strip_suffix('\r').unwrap_or(line)
     }
 
     /// Where each line begins, in ascending order.

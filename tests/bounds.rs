@@ -20,6 +20,11 @@ fn scratch() -> Scratch {
     scratch
 }
 
+/// A line as long as those that are shown.
+fn line_of(part: &str) -> String {
+    format!("{}\n", part.repeat(1000 / part.len()))
+}
+
 /// What `check` has to say, and the exit code.
 fn check(scratch: &Scratch) -> (String, Option<i32>) {
     let output = scratch.run(&["check"]);
@@ -209,6 +214,17 @@ fn a_file_that_is_wrong_throughout_is_told_of_its_first_hundred_errors() {
         ("elements.xml", xml(&"<allow/>".repeat(60_000))),
         ("remarks.xml", xml(&"<allow-access-from domain=\"*\"/>".repeat(30_000))),
         ("stray.xml", xml(&"x<!---->".repeat(60_000))),
+        (
+            "blanks.toml",
+            format!("{}allow-access-from = [{}]", " ".repeat(512 * 1024), "{},".repeat(20_000)),
+        ),
+        ("blanks.xml", format!("{}{}", " ".repeat(512 * 1024), xml(&"x<!---->".repeat(20_000)))),
+        (
+            "returns.xml",
+            xml(&format!("{}{}\n", "x<!---->".repeat(20_000), "\r".repeat(512 * 1024))),
+        ),
+        ("lines.toml", format!("allow-access-from = [{}]", line_of("{},").repeat(200))),
+        ("lines.xml", xml(&line_of("x<!---->").repeat(400))),
     ] {
         let scratch = scratch();
         scratch.file(&format!("policy.d/{name}"), &content);

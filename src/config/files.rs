@@ -519,6 +519,11 @@ impl<'a> Text<'a> {
         &self.positions
     }
 
+    /// The place that `offset` lies in.
+    pub(super) fn place(&self, offset: usize) -> Place {
+        Place { path: self.path.to_owned(), at: self.positions.at(offset) }
+    }
+
     /// The spot that `offset` lies in.
     pub(super) fn at(&self, offset: usize) -> Spot {
         self.spot(self.positions.at(offset))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::position::{Position, Positions};
-use crate::printable::Escaped;
+use crate::printable::{Escaped, is_printable};
 
 /// Where in which file something stands. What is about a file as a whole stands at its start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +182,8 @@ impl Excerpt {
 
     pub(super) fn of(positions: &Positions<'_>, position: Position) -> Option<Self> {
         let line = positions.line(position.line);
-        if line.trim().is_empty() || line.len() > Self::SHOWN {
+        // First the length: a line that is megabytes of blanks is looked at for each of its problems.
+        if line.len() > Self::SHOWN || line.trim().is_empty() {
             return None;
         }
         let column = usize::try_from(position.column).ok()?.checked_sub(1)?;
@@ -196,8 +197,10 @@ impl Excerpt {
             }
             if character == '\t' {
                 shown.push(' ');
+            } else if is_printable(character) {
+                shown.push(character);
             } else {
-                shown.push_str(&Escaped(character.encode_utf8(&mut [0; 4])).to_string());
+                shown.extend(character.escape_default());
             }
         }
         let caret = caret.unwrap_or_else(|| shown.chars().count());

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::bounds::TOLD;
 use super::files::Text;
-use super::problem::{Problem, Severity, Spot};
+use super::problem::{Place, Problem, Severity, Spot};
 use super::table::{Faults, Home, Section, Value, array, boolean, parse, parsed};
 use crate::document::{self, FlawKind, ParsedRule};
 use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
@@ -39,15 +40,26 @@ pub(super) fn read_xml(path: &Path, bytes: &[u8]) -> (Vec<PlacedRule>, Vec<Probl
     let lossy = String::from_utf8_lossy(bytes);
     let text = Text::of(path, lossy.trim_start_matches('\u{feff}'));
     let parsed = document::parse(bytes);
+    let (mut errors, mut warnings) = (0, 0);
     let problems = parsed.flaws.into_iter().map(|flaw| {
-        let severity = if flaw.kind.is_error() { Severity::Error } else { Severity::Warning };
+        let (severity, told) = if flaw.kind.is_error() {
+            (Severity::Error, &mut errors)
+        } else {
+            (Severity::Warning, &mut warnings)
+        };
         let message = match flaw.kind {
             FlawKind::SiteControl => "site-control is ignored in a drop-in; only meta-policy \
                                          in the main file says which policies count"
                 .to_owned(),
             _ => flaw.message,
         };
-        Problem::at(severity, &text.spot(flaw.at), message)
+        *told += 1;
+        // Only those that are told show their line.
+        if *told <= TOLD {
+            Problem::at(severity, &text.spot(flaw.at), message)
+        } else {
+            Problem::new(severity, Place { path: path.to_owned(), at: flaw.at }, message)
+        }
     });
     let problems = problems.collect();
     let rules = parsed

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bounds::TOLD;
 use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
 use super::syntax;
@@ -31,11 +32,14 @@ impl Faults {
         self.add(value.span().start, format_args!("expected {what}, not {}", kind(value)));
     }
 
-    /// All of them, in the order of their places.
+    /// All of them, in the order of their places. Only those that are told show their line.
     pub(super) fn into_problems(mut self, text: &Text<'_>) -> Vec<Problem> {
         self.0.sort_by_key(|&(offset, _)| offset);
-        let problem = |(offset, message)| Problem::at(Severity::Error, &text.at(offset), message);
-        self.0.into_iter().map(problem).collect()
+        let problem = |(index, (offset, message))| match index {
+            0..TOLD => Problem::at(Severity::Error, &text.at(offset), message),
+            _ => Problem::new(Severity::Error, text.place(offset), message),
+        };
+        self.0.into_iter().enumerate().map(problem).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use masterpolicyd::account::{self, Account, AccountError};
 use masterpolicyd::config::{self, Configuration, Problems, Trust};
@@ -604,6 +605,32 @@ fn a_policy_directory_behind_the_link_of_a_stranger_is_refused() {
     symlink("../policy.d", scratch.join("bob/link")).unwrap();
     scratch.file("masterpolicyd.toml", "user = \"games\"\npolicy-dirs = [\"bob/link\"]\n");
     assert_bob_is_refused(&scratch);
+}
+
+/// A thousand directories of a stranger took 8 seconds and 1.2 MB of words.
+#[test]
+fn of_many_faults_of_one_path_the_first_are_told_and_how_many_more() {
+    if !can_give_away("of_many_faults_of_one_path_the_first_are_told_and_how_many_more") {
+        return;
+    }
+    let scratch = sound();
+    let deep = |depth: usize| vec!["a"; depth].join("/");
+    std::fs::create_dir_all(scratch.join(deep(1000))).unwrap();
+    for depth in 1..=1000 {
+        chown(scratch.join(deep(depth)), Some(STRANGER), None).unwrap();
+    }
+    std::fs::remove_dir_all(scratch.join("policy.d")).unwrap();
+    symlink(deep(1000), scratch.join("policy.d")).unwrap();
+    let started = Instant::now();
+    let told = refusal(&scratch);
+    let took = started.elapsed();
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 6, "{told}");
+    assert!(lines[0].starts_with("a:1:1: this directory belongs to uid 12345"), "{told}");
+    let more = "policy.d:1:1: this path leads through 995 more directories and links that another \
+                user can change";
+    assert!(lines.contains(&more), "{told}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[test]

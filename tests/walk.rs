@@ -193,6 +193,27 @@ fn a_path_as_long_as_no_system_takes_is_refused_before_it_is_walked() {
     assert_eq!(model.read(Path::new(&path(4096))), Outcome::Nowhere);
 }
 
+/// Forty links of such paths each made of one path a walk of half a minute.
+#[test]
+fn links_do_not_make_a_path_longer_than_one_that_is_written_out() {
+    // /a/a/... a thousand deep, and at its end the link c -> a/a/... another thousand and a half.
+    let deep = |count: usize| vec!["a"; count].join("/");
+    let mut entries: Vec<_> =
+        (0..2500).map(|directory| entry(directory, 0, ROOT, 0o755, What::Directory)).collect();
+    entries.push(entry(0, 2, ROOT, 0o777, link(&deep(1000))));
+    entries.push(entry(1000, 2, ROOT, 0o777, link(&deep(1500))));
+    // And the link b, which leads to where it is after two thousand names.
+    entries.push(entry(0, 1, ROOT, 0o777, link(&"a/../".repeat(1000))));
+    let model = Model::of(&entries);
+    let stop = |path: &str| walk(&model, None, Path::new(path), &mut Trail::default()).err();
+    assert_eq!(stop("/c"), None);
+    assert_eq!(stop(&format!("/c/{}", deep(1000))), None);
+    let Some(Stop::System(place, Errno::ENAMETOOLONG)) = stop("/c/c") else { panic!() };
+    assert!((4090..4096).contains(&place.as_os_str().len()), "{place:?}");
+    assert_eq!(stop("/b"), None);
+    let Some(Stop::System(_, Errno::ENAMETOOLONG)) = stop("/b/b/b/b") else { panic!() };
+}
+
 #[test]
 fn a_relative_path_begins_at_the_start_and_an_absolute_one_at_the_root() {
     // /a, /a/a, /a/b, /b

@@ -17,6 +17,9 @@ use crate::printable::ShellWord;
 const READ: u32 = 0o4;
 const SEARCH: u32 = 0o1;
 
+/// Of how many faults of one path is told. The first of them decides already.
+const TOLD: usize = 5;
+
 /// Judges what was opened, and tells of each fault once.
 pub(super) struct Guard<'a> {
     trusted: Trusted,
@@ -69,8 +72,14 @@ impl<'a> Guard<'a> {
             fault.place.status.kind == FileKind::File && fault.weakness != Weakness::OthersPlace
         };
         let is_where_it_should_be = faults.iter().all(is_of_its_own);
-        let mut problems: Vec<_> =
-            faults.iter().map(|fault| self.problem(fault, opened, &faults)).collect();
+        let told = faults.iter().take(TOLD);
+        let mut problems: Vec<_> = told.map(|fault| self.problem(fault, opened, &faults)).collect();
+        if let Some(more) = faults.len().checked_sub(TOLD).filter(|&more| more > 0) {
+            let what = if more == 1 { "directory or link" } else { "directories and links" };
+            let message =
+                format!("this path leads through {more} more {what} that another user can change");
+            problems.push(Problem::about(&opened.path, message));
+        }
         problems.extend(self.judge_access(opened));
         problems.retain(|problem| {
             self.told.insert((problem.place.path.clone(), problem.message.clone()))

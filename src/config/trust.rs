@@ -4,6 +4,8 @@
 //! leads to, or what that file says. Whoever can write a directory can replace what is in it, and
 //! whoever owns it can let himself write it.
 
+use std::collections::HashSet;
+
 use super::walk::{FileKind, Lookup, Status, Trail, Visited};
 
 const OTHERS_WRITE: u32 = 0o022;
@@ -37,7 +39,7 @@ pub struct Fault {
 }
 
 /// What is wrong with a directory, a link or a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Weakness {
     /// It belongs to the user that the daemon becomes.
     OwnedByService,
@@ -55,13 +57,18 @@ pub enum Weakness {
 
 impl Trusted {
     /// What speaks against a path that was walked: against every directory and link on the way,
-    /// and if it came to an end against that.
+    /// and if it came to an end against that. Nothing is told of the same weakness twice, whatever
+    /// the names by which it was met.
     #[must_use]
     pub fn faults(&self, trail: &Trail, end: Option<&Visited>, usage: Use) -> Vec<Fault> {
         let mut faults: Vec<Fault> = Vec::new();
+        // A path can lead through thousands of directories of someone else, time and again.
+        let mut seen = HashSet::new();
         let mut note = |place: &Visited, weakness: Option<Weakness>| {
-            let fault = weakness.map(|weakness| Fault { place: place.clone(), weakness });
-            faults.extend(fault.filter(|fault| !faults.contains(fault)));
+            let Some(weakness) = weakness else { return };
+            if seen.insert((place.status.device, place.status.inode, weakness)) {
+                faults.push(Fault { place: place.clone(), weakness });
+            }
         };
         for Lookup { directory, found } in &trail.lookups {
             note(directory, self.weakness(&directory.status));

@@ -14,8 +14,12 @@ use nix::errno::Errno;
 /// How many links are followed, as many as Linux does.
 pub const MAX_LINKS: usize = 40;
 
-/// A path of this many bytes is too long, as it is for Linux.
+/// A path of this many bytes is too long, as it is for Linux. Linux lets links make a longer one; a
+/// configuration that needs one is none that anybody wrote.
 const TOO_LONG: usize = 4096;
+
+/// How many names are looked up: twice as many as a path that is written out can have.
+const MAX_LOOKUPS: usize = 4096;
 
 /// What a walk needs of a file system.
 pub trait Tree {
@@ -158,7 +162,7 @@ pub fn walk<T: Tree>(
     };
     let mut left = Vec::new();
     push_names(&mut left, whole);
-    let mut links = 0;
+    let (mut links, mut lookups) = (0, 0);
     while let Some(name) = left.pop() {
         if here.visited.status.kind != FileKind::Directory {
             return Err(Stop::System(here.visited.path, Errno::ENOTDIR));
@@ -166,6 +170,10 @@ pub fn walk<T: Tree>(
         if name == "." {
             continue;
         }
+        if lookups == MAX_LOOKUPS || is_too_long(&here.visited.path, &name) {
+            return Err(Stop::System(here.visited.path, Errno::ENAMETOOLONG));
+        }
+        lookups += 1;
         let next = look(tree, &here, name, trail)?;
         if next.visited.status.kind != FileKind::Link {
             here = next;
@@ -186,6 +194,11 @@ pub fn walk<T: Tree>(
         }
     }
     Ok(here)
+}
+
+/// Whether a name makes a path too long, wherever it leads.
+fn is_too_long(directory: &Path, name: &OsStr) -> bool {
+    name != ".." && directory.as_os_str().len() + 1 + name.len() >= TOO_LONG
 }
 
 fn root<T: Tree>(tree: &T) -> Result<Found<T::Node>, Stop> {

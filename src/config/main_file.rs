@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -277,8 +277,17 @@ fn players(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<Player>> {
 
 fn policy_dirs(value: &Value<'_>, faults: &mut Faults) -> Option<Vec<PathBuf>> {
     at_most(ENTRIES, value, faults)?;
+    let mut seen: Vec<PathBuf> = Vec::new();
     array(value, faults, "an array of directories", |directory, faults| {
         let path = string(directory, faults)?;
+        // Its files would mask themselves.
+        let plain = Path::new(&path).components().filter(|it| *it != Component::CurDir).collect();
+        if seen.contains(&plain) {
+            let message = format!("\"{path}\" is listed already; remove it here");
+            faults.add(directory.span().start, message);
+            return None;
+        }
+        seen.push(plain);
         // Taken at its word, it would be a directory that does not exist, which is no fault.
         let message = if path.starts_with('~') {
             "a path is not expanded; write it whole, from / on"

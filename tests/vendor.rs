@@ -150,6 +150,64 @@ fn a_directory_of_packages_that_makes_too_many_files_is_left_out_as_a_whole() {
     assert_eq!(left_out(&configuration, &scratch), ["usr"]);
 }
 
+/// The directories behind it were never listed, and its own names masked theirs.
+#[test]
+fn a_directory_of_packages_that_makes_too_many_files_takes_no_other_with_it() {
+    let scratch = sound();
+    let keys = "user = \"nobody\"\npolicy-dirs = [\"usr\", \"etc\"]\nvendor-dirs = [\"usr\"]\n";
+    scratch.file("masterpolicyd.toml", keys);
+    for number in 0..config::bounds::FILES {
+        fs::write(scratch.join(format!("usr/{number}.toml")), "").unwrap();
+    }
+    fs::write(scratch.join("usr/etc.toml"), "").unwrap();
+    fs::write(scratch.join("usr/note"), "").unwrap();
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(domains(&configuration), ["etc"]);
+    assert_eq!(left_out(&configuration, &scratch), ["usr"]);
+    assert_eq!(configuration.masked, []);
+    assert!(configuration.skipped.is_empty(), "{:?}", configuration.skipped);
+}
+
+/// A package that comes first has no more right to the room than one that comes last.
+#[test]
+fn packages_get_the_room_for_files_that_the_administrator_leaves() {
+    let scratch = sound();
+    let keys = "user = \"nobody\"\npolicy-dirs = [\"usr\", \"etc\"]\nvendor-dirs = [\"usr\"]\n";
+    scratch.file("masterpolicyd.toml", keys);
+    for number in 0..config::bounds::FILES / 2 {
+        fs::write(scratch.join(format!("usr/{number}.toml")), "").unwrap();
+        fs::write(scratch.join(format!("etc/{number}.toml")), "").unwrap();
+    }
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(domains(&configuration), ["etc"]);
+    assert_eq!(left_out(&configuration, &scratch), ["usr"]);
+}
+
+/// The name of the file was part of the command as it was, and a directory that is looked through
+/// after the package's masks nothing there.
+#[test]
+fn the_mask_that_is_proposed_masks_the_file_and_does_nothing_else() {
+    let scratch = sound();
+    let remedy = |dirs: &str| {
+        let keys = format!("user = \"nobody\"\npolicy-dirs = {dirs}\nvendor-dirs = [\"usr\"]\n");
+        scratch.file("masterpolicyd.toml", keys);
+        let configuration = load(&scratch).unwrap();
+        let [left_out] = &configuration.left_out[..] else { panic!("{configuration:?}") };
+        left_out.problems.last().unwrap().message.clone()
+    };
+    scratch.directory("late");
+    scratch.file("usr/a b;id $(id).toml", "x");
+    let etc = scratch.join("etc").display().to_string();
+    let told = remedy("[\"late\", \"etc\", \"usr\"]");
+    let mask = told.split("or mask it: ln -s /dev/null ").nth(1).map(|it| it.replace(&etc, "etc"));
+    let late = scratch.join("late/a b;id $(id).toml").display().to_string();
+    assert_eq!(mask, Some(format!("'{late}'")));
+    let told = remedy("[\"usr\", \"etc\"]");
+    assert!(told.ends_with("report it to the package"), "{told}");
+    let told = remedy("[\"etc\", \"usr\", \"late\"]");
+    assert!(told.contains(&format!("'{etc}/a b;id $(id).toml'")), "{told}");
+}
+
 #[test]
 fn each_directory_of_packages_behind_one_that_others_can_write_is_left_out() {
     let scratch = sound();

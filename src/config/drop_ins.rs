@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::bounds::FILES;
 use super::files::Directory;
 use super::problem::{Place, Problem, Severity};
+use super::settings::Keeper;
 use crate::printable::Escaped;
 
 /// What was found in the policy directories.
@@ -65,24 +66,36 @@ impl Format {
     }
 }
 
-/// Looks through `directories`, the most important first.
-pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
+/// Looks through `directories`, the most important first. There is room for so many files, and
+/// packages get what the administrator's leave of it. Of a directory that has more nothing counts.
+pub(super) fn find(
+    directories: &[Directory],
+    keeper_of: impl Fn(&Directory) -> Keeper,
+) -> DropIns<'_> {
     let mut found = DropIns::default();
-    for directory in directories {
+    let mut listed = vec![Vec::new(); directories.len()];
+    // The main file is one.
+    let mut room = FILES - 1;
+    let (own, of_packages): (Vec<_>, Vec<_>) = directories
+        .iter()
+        .zip(&mut listed)
+        .partition(|(directory, _)| keeper_of(directory) == Keeper::Administrator);
+    for (directory, listed) in own.into_iter().chain(of_packages) {
         match directory.names(FILES) {
-            Ok(names) => {
-                for name in names {
-                    found.add(directory, name);
-                }
-                if found.count() > FILES {
-                    found.problems.push(too_many(directory));
-                    return found;
-                }
+            Ok(names) if names.len() <= room => {
+                room -= names.len();
+                *listed = names;
             }
+            Ok(_) => found.problems.push(too_many(directory)),
             Err(errno) => {
                 let message = format!("cannot read this directory: {}", io::Error::from(errno));
                 found.problems.push(Problem::unread(&directory.path, message, errno));
             }
+        }
+    }
+    for (directory, names) in directories.iter().zip(listed) {
+        for name in names {
+            found.add(directory, name);
         }
     }
     found
@@ -90,18 +103,13 @@ pub(super) fn find(directories: &[Directory]) -> DropIns<'_> {
 
 fn too_many(directory: &Directory) -> Problem {
     let message = format!(
-        "with this directory there are more than {FILES} files, and not all are read; write \
+        "with this directory there are more than {FILES} files, so none of its files is read; write \
          several rules in one file"
     );
     Problem::about(&directory.path, message)
 }
 
 impl<'a> DropIns<'a> {
-    /// Every file that was found, with the main file.
-    fn count(&self) -> usize {
-        1 + self.files.len() + self.masked.len() + self.problems.len()
-    }
-
     fn add(&mut self, directory: &'a Directory, name: OsString) {
         let path = directory.path.join(&name);
         if Format::of(&path).is_none() {

@@ -34,6 +34,7 @@ pub use watched::watched;
 use crate::account::{Account, AccountError};
 use crate::document::{Documents, MAX_SIZE, TooLong};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
+use crate::printable::ShellWord;
 use drop_ins::Format;
 use files::{Directory, Files, Opened, ReadFile, Role, Text};
 use guard::{Guard, Judgement, ServiceReader};
@@ -80,12 +81,15 @@ pub struct LeftOut {
 
 impl LeftOut {
     fn new(path: &Path, mut problems: Vec<Problem>, settings: &Settings) -> Self {
+        // Only what is looked through before it masks it.
+        let mut earlier = settings.policy_dirs.iter().take_while(|dir| path.parent() != Some(dir));
         let is_of_administrator = |dir: &&PathBuf| settings.keeper_of(dir) == Keeper::Administrator;
-        let mask = settings.policy_dirs.iter().find(is_of_administrator);
+        let mask = earlier.find(is_of_administrator);
         let name = path.file_name().filter(|_| Format::of(path).is_some());
         let remedy = match (mask, name) {
             (Some(dir), Some(name)) => {
-                format!(", or mask it: ln -s /dev/null {}", dir.join(name).display())
+                let mask = dir.join(name);
+                format!(", or mask it: ln -s /dev/null {}", ShellWord(&mask.to_string_lossy()))
             }
             _ => String::new(),
         };
@@ -451,14 +455,13 @@ impl<'a> Loader<'a> {
             .iter()
             .filter_map(|path| self.open_policy_dir(path, files, guard, settings))
             .collect();
-        let found = drop_ins::find(&directories);
+        let found = drop_ins::find(&directories, |dir| settings.keeper_of(&dir.path));
         self.skipped.clone_from(&found.skipped);
-        let mut unlisted = BTreeSet::new();
         for problem in found.problems {
-            let path = problem.place.path.clone();
-            if problem.is_error() && !self.take_in(&path, vec![problem.clone()], settings) {
-                unlisted.insert(path);
-            } else if !problem.is_error() {
+            if problem.is_error() {
+                let path = problem.place.path.clone();
+                self.take_in(&path, vec![problem], settings);
+            } else {
                 self.problems.push(problem);
             }
         }
@@ -469,9 +472,6 @@ impl<'a> Loader<'a> {
             .partition(|(_, dir)| settings.keeper_of(&dir.path) == Keeper::Administrator);
         let mut by_name = BTreeMap::new();
         for (name, directory) in own.into_iter().chain(of_packages) {
-            if unlisted.contains(&directory.path) {
-                continue;
-            }
             let opened = directory.open(name, files);
             if self.is_main_file(&opened) {
                 let message = "this is the main file as well as one of its drop-ins, and is read \

@@ -1,5 +1,6 @@
-//! The firewall rule of masterpolicyd(8): it slows down one source that floods port 843 with whole
-//! requests, and no other. The rule is read from the manual, so what is tested is what is printed.
+//! The firewall rules of masterpolicyd(8) and of docs/packaging.md: they slow down one source that floods
+//! port 843 with whole requests, and no other; they say who may ask; and they open the port. The rules are
+//! read from there, so what is tested is what is printed.
 
 mod support;
 
@@ -8,9 +9,12 @@ use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 use support::daemon::{RULES, document_of};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::in_own_network;
@@ -125,4 +129,150 @@ fn the_rule_of_the_manual_slows_down_one_ipv6_network_and_no_other() {
     let test = "the_rule_of_the_manual_slows_down_one_ipv6_network_and_no_other";
     let other = Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 1).into();
     limits(test, Ipv6Addr::LOCALHOST.into(), ATTACKERS, other);
+}
+
+/// The lines of docs/packaging.md that begin with this one and are indented.
+fn block_of_packaging(first: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/packaging.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let lines = page.lines().skip_while(|line| line.trim_start() != first);
+    let block: Vec<_> = lines.map_while(|line| line.strip_prefix("    ")).collect();
+    assert!(!block.is_empty(), "no {first:?}");
+    block.join("\n") + "\n"
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A host with a network of its own, one cable away from the network of this thread.
+struct Neighbour(mpsc::Sender<Work>);
+
+impl Neighbour {
+    /// Has each of these addresses on this side of the cable, and the other of the pair on the other;
+    /// nothing where the system does not allow it.
+    fn at(ip: &Path, addresses: &[(&str, &str)]) -> Option<Self> {
+        let (sender, receiver) = mpsc::channel::<Work>();
+        let (told, tell) = mpsc::channel();
+        thread::spawn(move || {
+            told.send(unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid())).expect("who asked");
+            for work in receiver {
+                work();
+            }
+        });
+        let thread = tell.recv().expect("an answer").ok()?.to_string();
+        if !run(
+            ip,
+            &["link", "add", "ours", "type", "veth", "peer", "name", "theirs", "netns", &thread],
+        ) {
+            return None;
+        }
+        let neighbour = Self(sender);
+        for (ours, theirs) in addresses {
+            assert!(run(ip, &address("ours", ours)), "{ours}");
+            let (ip, theirs) = (ip.to_owned(), (*theirs).to_owned());
+            assert!(neighbour.does(move || run(&ip, &address("theirs", &theirs))));
+        }
+        assert!(run(ip, &["link", "set", "ours", "up"]));
+        let ip = ip.to_owned();
+        assert!(neighbour.does(move || run(&ip, &["link", "set", "theirs", "up"])));
+        Some(neighbour)
+    }
+
+    fn does<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        self.0.send(Box::new(move || done.send(work()).expect("who asked"))).expect("the thread");
+        result.recv().expect("a result")
+    }
+
+    fn reaches(&self, server: &str, within: Duration) -> bool {
+        let target = SocketAddr::new(server.parse().expect("an address"), 843);
+        self.does(move || TcpStream::connect_timeout(&target, within).is_ok())
+    }
+}
+
+fn run(program: &Path, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).status().expect("starting it").success()
+}
+
+fn address<'a>(interface: &'a str, address: &'a str) -> Vec<&'a str> {
+    let nodad: &[_] = if address.contains(':') { &["nodad"] } else { &[] };
+    [&["address", "add", address, "dev", interface], nodad].concat()
+}
+
+/// The table that many hosts have.
+fn filter(rules: &str) -> String {
+    format!(
+        "table inet filter {{\nchain input {{\ntype filter hook input priority filter\n{rules}\n}}\n}}\n"
+    )
+}
+
+fn everywhere() -> [SocketAddr; 2] {
+    [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        .map(|address: IpAddr| SocketAddr::new(address, 843))
+}
+
+/// The rule in the page let every IPv6 client ask, and stood behind whatever accepted before it.
+#[test]
+fn only_the_networks_of_the_page_may_ask_in_both_families() {
+    let test = "only_the_networks_of_the_page_may_ask_in_both_families";
+    let (Some(nft), Some(ip)) = (find_program("nft"), find_program("ip")) else {
+        return skip(test, "nft or ip is not installed");
+    };
+    in_own_network(test, || {
+        let named = [("192.0.2.1", "192.0.2.200"), ("2001:db8:1::1", "2001:db8:1:2::7")];
+        let others = [("203.0.113.1", "203.0.113.5"), ("2001:db8:2::1", "2001:db8:2::5")];
+        let cables = [
+            ("192.0.2.1/24", "192.0.2.200/24"),
+            ("203.0.113.1/24", "203.0.113.5/24"),
+            ("2001:db8:1::1/48", "2001:db8:1:2::7/48"),
+            ("2001:db8:2::1/48", "2001:db8:2::5/48"),
+        ];
+        let Some(neighbour) = Neighbour::at(&ip, &cables) else {
+            return skip(test, "no cable between two networks can be made");
+        };
+        let daemon = Setup::bound(&everywhere()).start();
+        apply(&nft, &filter("tcp dport 843 accept"));
+        for (server, client) in named.iter().chain(&others) {
+            assert!(neighbour.reaches(server, SOON), "without the rules: {client}");
+        }
+        let rules = block_of_packaging("table inet masterpolicyd_clients");
+        // A second time is after a change of the file.
+        for _ in 0..2 {
+            apply(&nft, &rules);
+            for (server, client) in named {
+                assert!(neighbour.reaches(server, SOON), "{client}");
+            }
+            for (server, client) in others {
+                assert!(!neighbour.reaches(server, Duration::from_millis(300)), "{client}");
+            }
+            assert_eq!(daemon.ask(), document_of(843, RULES), "from the host itself");
+        }
+    });
+}
+
+/// Behind a rule that rejects, it had no effect.
+#[test]
+fn the_command_that_opens_the_port_opens_it_before_a_rule_that_rejects() {
+    let test = "the_command_that_opens_the_port_opens_it_before_a_rule_that_rejects";
+    let (Some(nft), Some(ip)) = (find_program("nft"), find_program("ip")) else {
+        return skip(test, "nft or ip is not installed");
+    };
+    let read = |page: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        fs::read_to_string(path).expect("a page")
+    };
+    let (packaging, manual) = (read("docs/packaging.md"), read("man/masterpolicyd.8"));
+    let row = packaging.lines().find_map(|line| line.strip_prefix("| nftables | `"));
+    let command = row.and_then(|row| row.strip_suffix("` |")).expect("the command");
+    assert!(manual.lines().any(|line| line.strip_prefix("# ") == Some(command)), "{command}");
+    let arguments: Vec<_> = command.split(' ').skip(1).collect();
+    in_own_network(test, || {
+        let Some(neighbour) = Neighbour::at(&ip, &[("192.0.2.1/24", "192.0.2.200/24")]) else {
+            return skip(test, "no cable between two networks can be made");
+        };
+        let _daemon = Setup::bound(&everywhere()).start();
+        apply(&nft, &filter("iif lo accept; reject"));
+        assert!(!neighbour.reaches("192.0.2.1", SOON), "without the command");
+        assert!(run(&nft, &arguments), "{command}");
+        assert!(neighbour.reaches("192.0.2.1", SOON), "{command}");
+    });
 }

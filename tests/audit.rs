@@ -221,9 +221,13 @@ fn a_policy_that_was_not_reloaded_differs() {
         assert_eq!(policy_port(&answer, POLICY_PORT)["state"], "other-policy");
         assert_eq!(answer["differences"], 1);
         let printed = audit(&daemon.directory, &[]).stdout;
-        let difference = "configured policy (1 rule to add, 1 rule to take away: see masterpolicyd \
-                          diff); reload";
-        assert!(printed.contains(difference), "{printed}");
+        let main = daemon.directory.path().join(MAIN_FILE);
+        let difference = format!(
+            "configured policy (1 rule to add, 1 rule to take away: see masterpolicyd -c {} diff); \
+             reload",
+            main.display()
+        );
+        assert!(printed.contains(&difference), "{printed}");
     });
 }
 

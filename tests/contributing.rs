@@ -201,8 +201,14 @@ fn files(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
             if file == "mod" {
                 let own = program.split(';').filter(|item| !item.trim().starts_with("pub use"));
                 let own: Vec<_> = own.collect();
+                // `printable` is not `table`.
+                let of_name = |c: char| c.is_alphanumeric() || c == '_';
+                let names = |item: &str, name: &str| {
+                    let mut places = item.match_indices(name);
+                    places.any(|(at, _)| !item[..at].ends_with(of_name))
+                };
                 let is_used =
-                    |name: &&String| own.iter().any(|item| item.contains(&format!("{name}::")));
+                    |name: &&String| own.iter().any(|item| names(item, &format!("{name}::")));
                 used.extend(all.iter().filter(is_used).cloned());
             } else {
                 let depth = if path.ends_with("mod.rs") { depth - 1 } else { depth };

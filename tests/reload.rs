@@ -414,15 +414,18 @@ fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     set_mode(&policies, 0o755);
     daemon.hang_up();
     let line = daemon.wait_for("cannot read this directory");
-    let remedy = "Permission denied (os error 13); if masterpolicyd check can read it, the sandbox \
-                  does not reach what was not there at the start: restart the daemon";
-    assert!(line.ends_with(remedy), "{line}");
+    let remedy = format!(
+        "Permission denied (os error 13); if masterpolicyd -c {} check can read it, the sandbox \
+         does not reach what was not there at the start: restart the daemon",
+        main_file.display()
+    );
+    assert!(line.ends_with(&remedy), "{line}");
     fs::remove_dir(&policies).expect("no directory");
     let new = elsewhere.file("game.toml", "# a rule will come\n");
     symlink(new, own.join("game.toml")).expect("a link");
     daemon.hang_up();
     let line = daemon.wait_for("game.toml:1:1: cannot read");
-    assert!(line.ends_with(remedy), "{line}");
+    assert!(line.ends_with(&remedy), "{line}");
 }
 
 #[test]

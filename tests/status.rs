@@ -158,9 +158,9 @@ fn a_reload_that_failed_is_told_by_the_metrics_whatever_the_files_say() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains(&format!("{}\tstate\treload-failed\n", daemon.pid)), "{told}");
     assert!(told.contains("\treloads\t0 succeeded, 1 failed, and the last one failed\n"), "{told}");
-    assert!(
-        told.ends_with("\nreload failed: correct what masterpolicyd check finds, and reload\n")
-    );
+    let check = format!("masterpolicyd -c {} check", daemon.main_file().display());
+    let last = format!("\nreload failed: correct what {check} finds, and reload\n");
+    assert!(told.ends_with(&last), "{told}");
 }
 
 /// The metrics are found by what the daemon has said of itself, too, when its files cannot be read

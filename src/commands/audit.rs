@@ -18,7 +18,7 @@ use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::table::{Cell, Table};
 use super::terminal::{Terminal, Tone};
-use super::{load, tell};
+use super::{load, tell, typed};
 use crate::audit::{
     self, Answer, Audit, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
     REDIRECT_PORT,
@@ -56,7 +56,7 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     if asked.json {
         output.print_json(&AuditJson::new(&audit, left_out, &configuration));
     } else {
-        let rows = rows(&audit, &configuration);
+        let rows = rows(&audit, &configuration, config);
         let differences = audit.differences();
         output.print(AuditInWords {
             rows: &rows,
@@ -171,10 +171,10 @@ impl fmt::Display for AuditInWords<'_> {
     }
 }
 
-fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
+fn rows(audit: &Audit, configuration: &Configuration, config: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     for port in &audit.policy_ports {
-        rows.push(policy_port_row(port, configuration));
+        rows.push(policy_port_row(port, configuration, config));
         if !port.others.is_empty() {
             rows.push(Row {
                 about: "policy port",
@@ -212,7 +212,7 @@ fn rows(audit: &Audit, configuration: &Configuration) -> Vec<Row> {
     rows
 }
 
-fn policy_port_row(port: &PolicyPort, configuration: &Configuration) -> Row {
+fn policy_port_row(port: &PolicyPort, configuration: &Configuration, config: &Path) -> Row {
     let tone = match port.state {
         PortState::Served => Some(Tone::Good),
         state => state.is_difference().then_some(Tone::Bad),
@@ -223,11 +223,11 @@ fn policy_port_row(port: &PolicyPort, configuration: &Configuration) -> Row {
         state: port.state.code(),
         tone,
         listeners: describe_each(&port.listeners),
-        note: policy_port_note(port, configuration),
+        note: policy_port_note(port, configuration, config),
     }
 }
 
-fn policy_port_note(port: &PolicyPort, configuration: &Configuration) -> String {
+fn policy_port_note(port: &PolicyPort, configuration: &Configuration, config: &Path) -> String {
     let at = |holder, wanted: fn(Answer) -> bool| {
         let found =
             port.answers.iter().filter(|heard| heard.holder == holder && wanted(heard.answer));
@@ -244,7 +244,7 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration) -> String 
             "{} gives out something else than the configured policy{}; reload masterpolicyd, or \
              stop what listens there",
             at(Holder::Judged, |answer| answer == Answer::Other),
-            difference(port, configuration)
+            difference(port, configuration, config)
         ),
         PortState::Silent => format!(
             "{} gives out no policy, and players wait {} seconds for one; restart masterpolicyd, \
@@ -266,14 +266,14 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration) -> String 
 }
 
 /// In how many rules the first of the other policies differs; nothing where it is not a policy.
-fn difference(port: &PolicyPort, configuration: &Configuration) -> String {
+fn difference(port: &PolicyPort, configuration: &Configuration, config: &Path) -> String {
     let other = |heard: &&Heard| heard.holder == Holder::Judged && heard.answer == Answer::Other;
     let Some(heard) = port.answers.iter().find(other) else { return String::new() };
     let guise = guise_towards(heard.address, &configuration.settings);
     match probe::fetch(heard.address, MASTER_LIMIT, guise) {
         Ok(served) => {
             let difference = Difference::between(configuration, &served, heard.address);
-            format!(" ({difference}: see masterpolicyd diff)")
+            format!(" ({difference}: see {})", typed("diff", config))
         }
         Err(_) => String::new(),
     }

@@ -47,6 +47,7 @@ pub fn run(config: &Path, json: bool) -> Exit {
         output.print(DifferenceInWords {
             difference: &difference,
             address,
+            config,
             terminal: Terminal::of_stdout(),
         });
     }
@@ -190,12 +191,13 @@ fn joined(ports: &PortSet) -> Vec<(u16, u16)> {
 struct DifferenceInWords<'a> {
     difference: &'a Difference<'a>,
     address: SocketAddr,
+    config: &'a Path,
     terminal: Terminal,
 }
 
 impl fmt::Display for DifferenceInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { difference, address, terminal } = self;
+        let Self { difference, address, config, terminal } = self;
         if difference.is_none() {
             let same = terminal.paint(Tone::Good, "same");
             return writeln!(f, "{same}: {address} serves the rules on disk");
@@ -212,7 +214,7 @@ impl fmt::Display for DifferenceInWords<'_> {
             writeln!(f, "{}", terminal.paint(added, &format!("+ {}: {rule}", spot.place)))?;
         }
         let mut last = String::new();
-        _ = write!(last, "{difference} on {address}; to apply it: {}", apply_by("reload"));
+        _ = write!(last, "{difference} on {address}; to apply it: {}", apply_by("reload", config));
         writeln!(f, "{}: {last}", terminal.paint(Tone::Doubtful, "differ"))
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
-use super::{apply_by, load, tell};
+use super::{apply_by, load, tell, typed};
 use crate::cli;
 use crate::config::{Configuration, Masked, PlacedRule, Settings, bounds};
 use crate::document::PortRanges;
@@ -58,6 +58,7 @@ pub fn run(config: &Path, asked: &cli::Explain) -> Exit {
             explanation: &explanation,
             attempt: &attempt,
             remedy: &remedy,
+            config,
             meta_policy: settings.meta_policy,
             terminal: Terminal::of_stdout(),
         };
@@ -308,23 +309,27 @@ impl Remedy {
     }
 }
 
-impl fmt::Display for Remedy {
+/// It, for the daemon of the main file that was asked about.
+struct RemedyInWords<'a>(&'a Remedy, &'a Path);
+
+impl fmt::Display for RemedyInWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
+        let Self(remedy, config) = self;
+        for step in &remedy.steps {
             writeln!(f, "  {step}")?;
         }
         // Not indented, so that it can be copied as it is.
-        if let Some(Rule { domain, ports, secure }) = &self.rule {
+        if let Some(Rule { domain, ports, secure }) = &remedy.rule {
             let rule = "[[allow-access-from]]";
             writeln!(f, "\n{rule}\ndomain = \"{domain}\"\nto-ports = \"{ports}\"")?;
             if *secure {
                 writeln!(f, "secure = true")?;
             }
         }
-        match self.applied_by {
+        match remedy.applied_by {
             Some(verb) => {
-                writeln!(f, "\n# check it: masterpolicyd check")?;
-                writeln!(f, "# apply it: {}", apply_by(verb))
+                writeln!(f, "\n# check it: {}", typed("check", config))?;
+                writeln!(f, "# apply it: {}", apply_by(verb, config))
             }
             None => Ok(()),
         }
@@ -400,6 +405,7 @@ struct ExplanationInWords<'a> {
     explanation: &'a Explanation<'a>,
     attempt: &'a Attempt<'a>,
     remedy: &'a Remedy,
+    config: &'a Path,
     meta_policy: MetaPolicy,
     terminal: Terminal,
 }
@@ -435,7 +441,7 @@ impl fmt::Display for ExplanationInWords<'_> {
                         "the meta-policy is all, so a policy on port {port} itself may still allow it"
                     )?;
                 }
-                write!(f, "to allow it:\n{}", self.remedy)
+                write!(f, "to allow it:\n{}", RemedyInWords(self.remedy, self.config))
             }
         }
     }

@@ -21,8 +21,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::cli::DEFAULT_CONFIG;
 use crate::config::{self, Configuration, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
+use crate::printable::{Escaped, ShellWord};
 use crate::process::Unfit;
 use terminal::{Terminal, Tone};
 
@@ -65,15 +67,37 @@ fn in_words(problem: &Problem, terminal: Terminal) -> String {
     }
 }
 
-/// How the daemon is told to reload or to restart: by systemd, where it runs (see `sd_booted(3)`).
-fn apply_by(verb: &str) -> String {
-    if Path::new("/run/systemd/system").is_dir() {
-        format!("systemctl {verb} masterpolicyd")
-    } else if verb == "reload" {
-        "send SIGHUP to the daemon".to_owned()
+/// A command that reads the same main file, as it is typed.
+fn typed(command: &str, config: &Path) -> String {
+    if config == Path::new(DEFAULT_CONFIG) {
+        format!("masterpolicyd {command}")
     } else {
-        format!("{verb} the daemon")
+        let config = ShellWord(&config.to_string_lossy()).to_string();
+        format!("masterpolicyd -c {} {command}", Escaped(&config))
     }
+}
+
+/// How the daemon of this main file is told to reload or to restart: by systemd, where it runs (see
+/// `sd_booted(3)`).
+fn apply_by(verb: &str, config: &Path) -> String {
+    let is_booted = Path::new("/run/systemd/system").is_dir();
+    match (unit_of(config).filter(|_| is_booted), verb) {
+        (Some(unit), _) => format!("systemctl {verb} {unit}"),
+        (None, "reload") => "send SIGHUP to the daemon".to_owned(),
+        (None, _) => format!("{verb} the daemon"),
+    }
+}
+
+/// The shipped unit whose daemon reads this main file.
+fn unit_of(config: &Path) -> Option<String> {
+    let config = std::path::absolute(config).ok()?;
+    if config == Path::new(DEFAULT_CONFIG) {
+        return Some("masterpolicyd".to_owned());
+    }
+    let is_beside = config.parent() == Path::new(DEFAULT_CONFIG).parent();
+    let name = config.file_name()?.to_str()?.strip_suffix(".toml").filter(|_| is_beside)?;
+    let is_of_units = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.' | ':');
+    name.chars().all(is_of_units).then(|| format!("masterpolicyd@{name}"))
 }
 
 /// What becomes of a process that can do nothing.
@@ -89,4 +113,32 @@ fn tell(line: impl Display) {
 
 fn write(out: &mut dyn Write, text: impl Display) {
     let _ = write!(out, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_names_the_unit_whose_daemon_reads_the_file() {
+        for (config, unit) in [
+            (DEFAULT_CONFIG, Some("masterpolicyd")),
+            ("/etc/masterpolicyd/shop-2.toml", Some("masterpolicyd@shop-2")),
+            ("/etc/masterpolicyd/./shop.toml", Some("masterpolicyd@shop")),
+            ("/etc/masterpolicyd/policy.d/game.toml", None),
+            ("/etc/masterpolicyd/shop.xml", None),
+            ("/etc/masterpolicyd/the shop.toml", None),
+            ("/srv/shop.toml", None),
+            ("shop.toml", None),
+        ] {
+            assert_eq!(unit_of(Path::new(config)).as_deref(), unit, "{config}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_names_the_file_that_was_asked_about() {
+        assert_eq!(typed("check", Path::new(DEFAULT_CONFIG)), "masterpolicyd check");
+        assert_eq!(typed("diff", Path::new("b.toml")), "masterpolicyd -c b.toml diff");
+        assert_eq!(typed("diff", Path::new("b c.toml")), "masterpolicyd -c 'b c.toml' diff");
+    }
 }

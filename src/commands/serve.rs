@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, error, info, warn};
 
+use super::typed;
 use crate::account::Account;
 use crate::background::{Loaded, LogWriter, Reloading};
 use crate::cli::Cli;
@@ -92,7 +93,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
     }
     let settings = configuration.settings.clone();
     logging::set_level(authority, settings.log.level);
-    log_problems(configuration.problems());
+    log_problems(path, configuration.problems());
 
     let identity = resolve(&configuration)?;
     let known = Known {
@@ -162,7 +163,7 @@ fn close_inherited() -> Result<(), BindError> {
 
 /// Logs problems, of which there may be more than anybody reads in a log: they would push out
 /// every other line.
-fn log_problems<'a>(problems: impl IntoIterator<Item = &'a Problem>) {
+fn log_problems<'a>(path: &Path, problems: impl IntoIterator<Item = &'a Problem>) {
     let mut problems = problems.into_iter();
     for problem in problems.by_ref().take(MOST_PROBLEMS) {
         match problem.severity {
@@ -172,7 +173,7 @@ fn log_problems<'a>(problems: impl IntoIterator<Item = &'a Problem>) {
     }
     let more = problems.count();
     if more > 0 {
-        warn!("and {more} more: see masterpolicyd check");
+        warn!("and {more} more: see {}", typed("check", path));
     }
 }
 
@@ -432,10 +433,10 @@ fn reloader(
             is_confined: known.is_confined,
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {
-            log_problems(problems.errors());
+            log_problems(&path, problems.errors());
             problems.errors().next().map_or_else(String::new, ToString::to_string)
         })?;
-        log_problems(configuration.problems());
+        log_problems(&path, configuration.problems());
         for key in changed_for_restart(&started, &configuration.settings) {
             warn!("{key} has changed: restart the daemon to apply it");
         }

@@ -4,6 +4,7 @@
 //! any of them at once. It knows nothing of what is done with the result.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -566,9 +567,12 @@ impl<'a> Loader<'a> {
     /// not tell which.
     fn explain_denial(&self, problem: &mut Problem) {
         if self.trust.is_confined && problem.is_denied {
-            problem.message.push_str(
-                "; if masterpolicyd check can read it, the sandbox does not reach what was not there \
-                 at the start: restart the daemon",
+            // Writing to a string does not fail.
+            let _ = write!(
+                problem.message,
+                "; if masterpolicyd -c {} check can read it, the sandbox does not reach what was \
+                 not there at the start: restart the daemon",
+                ShellWord(&self.path.to_string_lossy())
             );
         }
     }

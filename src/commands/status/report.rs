@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{Daemon, State, Status};
 use crate::commands::table::{Cell, Table};
 use crate::commands::terminal::{Terminal, Tone};
+use crate::commands::typed;
 use crate::counted::Counted;
 use crate::printable::Escaped;
 use crate::running::metrics::Metrics;
@@ -181,7 +182,12 @@ fn summary(status: &Status, terminal: Terminal) -> String {
     {
         (Tone::Bad, "down", format!("{} does not serve yet, or no longer", daemon.pid))
     } else if failed() > 0 {
-        let text = "correct what masterpolicyd check finds, and reload".to_owned();
+        let failed = status.counted().find(|it| it.state == State::ReloadFailed);
+        let process = failed.and_then(|daemon| daemon.process.as_ref());
+        let text = match process.and_then(|process| process.config.as_ref()) {
+            Some(config) => format!("correct what {} finds, and reload", typed("check", config)),
+            None => "correct the errors in its files, and reload".to_owned(),
+        };
         (Tone::Bad, "reload failed", text)
     } else {
         (Tone::Good, "runs", Counted(count, "daemon").to_string())

@@ -108,7 +108,7 @@ pub enum DomainError {
 impl fmt::Display for DomainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("the domain is empty; write \"*\" for every domain"),
+            Self::Empty => f.write_str("the domain is empty; name a site, such as www.example.com"),
             Self::Url { host } if host.parse::<Domain>().is_err() => {
                 f.write_str("a domain is a host name, not a URL; write the name of the site alone")
             }
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn an_error_shows_what_is_wrong_and_nothing_that_a_terminal_obeys() {
         for (text, shown) in [
-            ("", "\"*\""),
+            ("", "such as www.example.com"),
             ("http://example.com/x", "\"example.com\""),
             ("example.com:80", "\"example.com\""),
             ("example.com/x", "\"example.com\""),

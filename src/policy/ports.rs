@@ -220,7 +220,7 @@ pub enum PortsError {
 impl fmt::Display for PortsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("no port given; write \"*\" for every port"),
+            Self::Empty => f.write_str("no port given; name the ports, such as 5000"),
             Self::NotAPort(text) if text.is_empty() => f.write_str("there is one comma too many"),
             Self::NotAPort(text) => {
                 let text_shown = text.escape_default();
@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn an_error_shows_what_is_wrong_and_nothing_that_a_terminal_obeys() {
         for (text, shown) in [
-            ("", "\"*\""),
+            ("", "such as 5000"),
             ("a\u{1b}b", "\"a\\u{1b}b\""),
             ("0", "port 0 "),
             ("20-10", "write 10-20"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -401,7 +401,18 @@ enum ListenError {
     Port(String),
     /// A name, perhaps, but no address.
     NotAnAddress(String),
+    /// A link-local address of IPv6 without the interface, which the system has to know.
+    NoInterface(SocketAddrV6),
+    /// An IPv4 address in the form of IPv6, which a socket for IPv6 alone cannot have.
+    Mapped(SocketAddrV6, Ipv4Addr),
+    /// The address of a group.
+    Multicast(IpAddr),
+    /// The address of all hosts.
+    Broadcast(IpAddr),
 }
+
+/// How it is told that an address belongs to no host alone.
+const OF_MANY: &str = "and nobody can connect to it; write an address of this host";
 
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -426,6 +437,21 @@ impl fmt::Display for ListenError {
                 "\"{text}\" is not an address; names are not looked up, so write an IP address and \
                  a port, such as \"192.0.2.1:{MASTER_PORT}\" or \"[2001:db8::1]:{MASTER_PORT}\""
             ),
+            Self::NoInterface(address) => {
+                let (ip, port) = (address.ip(), address.port());
+                write!(
+                    f,
+                    "{address} is for one link; write the number of its interface too, as in \
+                     \"[{ip}%2]:{port}\": ip link shows it"
+                )
+            }
+            Self::Mapped(address, own) => write!(
+                f,
+                "{address} is an IPv4 address in the form of IPv6; write \"{own}:{}\"",
+                address.port()
+            ),
+            Self::Multicast(address) => write!(f, "{address} is a multicast address, {OF_MANY}"),
+            Self::Broadcast(address) => write!(f, "{address} is the broadcast address, {OF_MANY}"),
         }
     }
 }
@@ -464,6 +490,22 @@ impl FromStr for MetricsAddress {
     }
 }
 
+/// Why nobody could be served at `address`, whatever the host.
+fn refusal(address: SocketAddr) -> Option<ListenError> {
+    let ip = address.ip();
+    if ip.is_multicast() {
+        return Some(ListenError::Multicast(ip));
+    }
+    match address {
+        SocketAddr::V4(own) => own.ip().is_broadcast().then_some(ListenError::Broadcast(ip)),
+        SocketAddr::V6(own) => match own.ip().to_ipv4_mapped() {
+            Some(mapped) => Some(ListenError::Mapped(own, mapped)),
+            None => (own.ip().is_unicast_link_local() && own.scope_id() == 0)
+                .then_some(ListenError::NoInterface(own)),
+        },
+    }
+}
+
 impl FromStr for ListenAddress {
     type Err = ListenError;
 
@@ -471,7 +513,7 @@ impl FromStr for ListenAddress {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return match address.port() {
                 0 => Err(ListenError::Port("0".to_owned())),
-                _ => Ok(Self(address)),
+                _ => refusal(address).map_or(Ok(Self(address)), Err),
             };
         }
         let (address, port) = text.rsplit_once(':').unwrap_or(("", text));

@@ -140,12 +140,19 @@ fn a_file_is_judged_alone_before_it_is_installed() {
         (&["toml.xml"], 1, "toml.xml:1:1: this is not XML; if it is TOML, give the file a name"),
         (&["empty.toml"], 0, "empty.toml:1:1: warning: this file is empty; as a drop-in it masks"),
         (&["gone.toml"], 2, "gone.toml:1:1: cannot read: "),
+        (&["policy.d"], 1, "this is a directory, not a regular file; name the files in it\n"),
+        (&["/dev/zero"], 1, "this is a device, not a regular file; name a regular file\n"),
     ] {
         let output = scratch.run(&[&["check"], files].concat());
         let told = text(&output.stdout);
         assert!(told.contains(words), "{files:?}: {told}");
         assert_eq!(output.status.code(), Some(code), "{files:?}: {told}");
     }
+    // It said that the directory should be moved away.
+    let main = text(&scratch.run(&["check", "-c", "/etc"]).stdout);
+    let told =
+        "/etc:1:1: this is a directory, not a regular file; name the main file in it with -c\n";
+    assert!(main.starts_with(told), "{main}");
     // There is no configuration here at all.
     assert_eq!(scratch.run(&["check"]).status.code(), Some(2));
     for name in ["-t", "configtest", "validate"] {

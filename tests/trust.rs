@@ -437,8 +437,8 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_a_writer() {
     assert_eq!(
         refusal(&scratch),
         "policy.d/a.toml:1:1: this is a FIFO, not a regular file; replace it by one\n\
-         policy.d/b.toml:1:1: this is a directory, not a regular file; name the files in it one by \
-         one, or move it away\n\
+         policy.d/b.toml:1:1: this is a directory, not a regular file; rename it, so that it does \
+         not end in .toml or .xml, or list it in policy-dirs\n\
          policy.d/c.xml:1:1: this is a device, not a regular file; replace it by one\n\
          policy.d/d.xml:1:1: this is a socket, not a regular file; replace it by one"
     );

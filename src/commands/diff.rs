@@ -33,7 +33,7 @@ pub fn run(config: &Path, json: bool) -> Exit {
             for (address, finding) in failures {
                 tell(format_args!(
                     "cannot tell what {address} serves: {finding}; {}",
-                    finding.remedy(Ask::Master)
+                    finding.remedy(Ask::Master, address.port())
                 ));
             }
             return Exit::Unknown;

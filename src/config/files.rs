@@ -251,7 +251,18 @@ impl Files {
                     return Opened { path, role, trail, end: None, content };
                 }
             };
-            let (end, content) = match open_found(&found, named) {
+            let is_judged_alone = role == Role::DropIn && start.is_none();
+            let remedy = || match (found.visited.status.kind, role) {
+                (FileKind::Directory, Role::MainFile) => "name the main file in it with -c",
+                (FileKind::Directory, _) if is_judged_alone => "name the files in it",
+                (FileKind::Directory, _) => {
+                    "rename it, so that it does not end in .toml or .xml, or list it in policy-dirs"
+                }
+                (_, Role::MainFile) => "name a regular file",
+                _ if is_judged_alone => "name a regular file",
+                _ => "replace it by one",
+            };
+            let (end, content) = match open_found(&found, named, remedy) {
                 Ok((visited, file)) => (visited, Ok(file)),
                 Err(Unopened::Refused(problem)) => (found.visited, Err(problem)),
                 Err(Unopened::Replaced) => {
@@ -379,17 +390,15 @@ enum Unopened {
 fn open_found(
     found: &Found<Rc<OwnedFd>>,
     named: &Path,
+    remedy: impl Fn() -> &'static str,
 ) -> Result<(Visited, Option<File>), Unopened> {
     let Found { visited, entry, .. } = found;
     let (directory, name) = match (visited.status.kind, entry) {
         (FileKind::Null, _) => return Ok((visited.clone(), None)),
         (FileKind::File, Some(entry)) => entry,
         (kind, _) => {
-            let remedy = match kind {
-                FileKind::Directory => "name the files in it one by one, or move it away",
-                _ => "replace it by one",
-            };
-            let message = format!("this is {}, not a regular file; {remedy}", kind.as_str());
+            let (kind, remedy) = (kind.as_str(), remedy());
+            let message = format!("this is {kind}, not a regular file; {remedy}");
             return Err(Unopened::Refused(Problem::about(named, message)));
         }
     };

@@ -1,6 +1,7 @@
 //! What can be wrong with a policy server, and how it shows in an exchange. Pure: it is given
 //! what was seen, and has never opened a socket.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -345,23 +346,23 @@ impl Finding {
         self.kind().gravity
     }
 
-    /// What to do about it, where `ask` is what was asked of that port. A service that knows
-    /// nothing of policies is not to blame for it.
+    /// What to do about it, where `ask` is what was asked of that port, and `policy_port` was asked
+    /// for the policy of the host. A service that knows nothing of policies is not to blame for it.
     #[must_use]
-    pub fn remedy(&self, ask: Ask) -> &'static str {
+    pub fn remedy(&self, ask: Ask, policy_port: u16) -> Cow<'static, str> {
+        let grant = format!("grant the port in the policy on port {policy_port}");
         match self {
             Self::Refused if ask == Ask::Destination => {
-                "grant the port in the policy on port 843; and see whether the service itself runs"
+                format!("{grant}; and see whether the service itself runs").into()
             }
             Self::Silent if ask == Ask::Destination => {
-                "a service without a policy of its own stays silent like this; grant the port in \
-                 the policy on port 843"
+                format!("a service without a policy of its own stays silent like this; {grant}")
+                    .into()
             }
             Self::Closed if ask == Ask::Destination => {
-                "a service that does not know the request closes like this; grant the port in the \
-                 policy on port 843"
+                format!("a service that does not know the request closes like this; {grant}").into()
             }
-            _ => self.kind().remedy,
+            _ => self.kind().remedy.into(),
         }
     }
 
@@ -674,7 +675,7 @@ mod tests {
         for finding in Finding::EVERY {
             assert!(!finding.to_string().is_empty());
             for ask in Ask::EVERY {
-                assert!(!finding.remedy(ask).is_empty());
+                assert!(!finding.remedy(ask, MASTER_PORT).is_empty());
             }
         }
     }

@@ -854,8 +854,8 @@ fn every_step_is_told_in_words_with_its_remedy() {
              remedy: {}
 refused: no policy came that a player would take (a player says Error #2048)
 ",
-        Finding::Closed.remedy(Ask::Master),
-        Finding::Refused.remedy(Ask::Destination),
+        Finding::Closed.remedy(Ask::Master, master.port()),
+        Finding::Refused.remedy(Ask::Destination, master.port()),
     );
     assert_eq!(text, expected);
 }
@@ -938,7 +938,7 @@ fn a_terminal_of_40_columns_gets_no_longer_line() {
     let shown = on_a_terminal(&command, &[("NO_COLOR", "1")]);
     let told = shown.lines().filter(|line| line.starts_with("             "));
     let words = told.clone().map(str::trim).collect::<Vec<_>>().join(" ");
-    assert!(words.contains(Finding::Closed.remedy(Ask::Master)), "{shown:?}");
+    assert!(words.contains(&*Finding::Closed.remedy(Ask::Master, master.port())), "{shown:?}");
     assert!(told.clone().all(|line| line.trim_end().len() <= 40), "{shown:?}");
 }
 
@@ -1159,6 +1159,16 @@ fn a_connection_to_itself_is_no_server() {
             Probed::by(&["127.0.0.1", "5000", "--policy-port", "40001", "--timeout", PATIENT]);
         assert_eq!(probed.codes("master"), ["refused"]);
     });
+}
+
+/// It was always port 843, whichever was asked.
+#[test]
+fn a_remedy_names_the_port_that_was_asked_for_the_policy() {
+    let server =
+        Server::start(answer(OPEN.replace("\"*\" to-ports=\"*\"", "\"*\" to-ports=\"1\"")));
+    let port = server.port();
+    let told = probe_master(port, PATIENT).json.to_string();
+    assert!(told.contains(&format!("grant the port in the policy on port {port}; ")), "{told}");
 }
 
 /// The word of the verdict, and that of the finding that nobody listens.

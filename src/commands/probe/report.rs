@@ -1,5 +1,6 @@
 //! What was found, for people, for programs and for monitoring. Decides nothing.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -117,7 +118,9 @@ impl Wording<'_> {
             };
             _ = writeln!(text, "{BELOW}{painted}");
         }
-        for line in self.below(&format!("remedy: {}", finding.remedy(ask))) {
+        for line in
+            self.below(&format!("remedy: {}", finding.remedy(ask, self.question.policy_port)))
+        {
             _ = writeln!(text, "{BELOW}{line}");
         }
         text
@@ -445,7 +448,7 @@ struct FindingJson {
     code: &'static str,
     severity: &'static str,
     message: String,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 impl ReportJson {
@@ -462,7 +465,7 @@ impl ReportJson {
             reason: None,
             rule: None,
             near: Vec::new(),
-            findings: vec![FindingJson::of(finding, Ask::Destination)],
+            findings: vec![FindingJson::of(finding, Ask::Destination, question)],
         });
         let granted_to = report
             .steps()
@@ -493,13 +496,16 @@ impl ReportJson {
                 })
                 .collect(),
             addresses_left_out: report.resolution.left_out,
-            steps: resolution.into_iter().chain(report.steps().map(StepJson::of)).collect(),
+            steps: resolution
+                .into_iter()
+                .chain(report.steps().map(|step| StepJson::of(step, question)))
+                .collect(),
         }
     }
 }
 
 impl StepJson {
-    fn of(step: &Step) -> Self {
+    fn of(step: &Step, question: &Question) -> Self {
         let policy = step.decision.as_ref().map(|(policy, _)| policy);
         let rule =
             |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(RuleJson::new);
@@ -534,19 +540,19 @@ impl StepJson {
             findings: step
                 .findings
                 .iter()
-                .map(|finding| FindingJson::of(finding, step.ask))
+                .map(|finding| FindingJson::of(finding, step.ask, question))
                 .collect(),
         }
     }
 }
 
 impl FindingJson {
-    fn of(finding: &Finding, ask: Ask) -> Self {
+    fn of(finding: &Finding, ask: Ask, question: &Question) -> Self {
         Self {
             code: finding.kind().code,
             severity: finding.gravity().as_str(),
             message: finding.to_string(),
-            remedy: finding.remedy(ask),
+            remedy: finding.remedy(ask, question.policy_port),
         }
     }
 }

@@ -253,7 +253,10 @@ pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[HostListener]) -> Qu
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let master = loopback.map(|ip| SocketAddr::new(ip, MASTER_PORT));
     let held = listeners.iter().map(|listener| listener.address);
-    let judged = held.filter(|&address| is_judged(address, listen));
+    let is_named = |address: &SocketAddr| {
+        listen.iter().any(|own| (own.ip(), own.port()) == (address.ip(), address.port()))
+    };
+    let judged = held.filter(|it| is_judged(*it, listen) && !is_named(it));
     let mut seen = BTreeSet::new();
     // The most important first, as those that come too late are left out.
     let mut addresses: Vec<_> =
@@ -278,6 +281,10 @@ fn is_judged(address: SocketAddr, listen: &[SocketAddr]) -> bool {
 /// Where to connect to in order to reach what is bound to `address`.
 #[must_use]
 pub fn reachable(address: SocketAddr) -> SocketAddr {
+    // The system knows an address of one link only together with its interface.
+    if matches!(address, SocketAddr::V6(own) if own.scope_id() != 0) {
+        return address;
+    }
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -452,6 +459,16 @@ mod tests {
     fn listeners(texts: &[&str]) -> Vec<HostListener> {
         let listener = |address| HostListener { address, inode: 1, uid: 0, process: None };
         addresses(texts).into_iter().map(listener).collect()
+    }
+
+    /// The system knows an address of one link only together with the interface, and `/proc` does
+    /// not name that.
+    #[test]
+    fn an_address_of_one_link_is_asked_at_its_interface_and_once() {
+        let listen = addresses(&["[fe80::1%2]:7000"]);
+        let asked = addresses_to_ask(&listen, &listeners(&["[fe80::1]:7000"])).addresses;
+        let asked: Vec<_> = asked.into_iter().filter(|it| it.port() == 7000).collect();
+        assert_eq!(asked, listen);
     }
 
     fn policy(rules: &[(&str, &str)]) -> Policy {

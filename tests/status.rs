@@ -272,6 +272,30 @@ fn a_main_file_that_no_longer_reads_hides_no_daemon_however_the_file_is_named() 
     }
 }
 
+/// It said that none ran, and that metrics.listen was not set: a key with an error had its default.
+#[test]
+fn a_key_with_an_error_is_not_taken_for_one_that_is_not_set() {
+    let daemon = Setup::new().start();
+    let text_of = |keys: &str| format!("policy-dirs = []\n{keys}\n[log]\nlevel = \"info\"\n");
+    let told_of = |keys: &str| {
+        daemon.directory.file(MAIN_FILE, text_of(keys));
+        let output = status(&systemctl(None), &of_file(&daemon.main_file(), &[]));
+        text(&output.stdout)
+    };
+    let file = daemon.main_file();
+    if is_root() {
+        let told = told_of("user = 5");
+        let end = format!(", has an error: {}:2:8: expected a string", file.display());
+        assert!(told.contains(&end), "{told}");
+    }
+    let own = if is_root() { format!("user = \"{SERVICE_USER}\"") } else { String::new() };
+    let told = told_of(&format!("{own}\n[metrics]\nlisten = \"localhost:9843\""));
+    let line = format!("\tmetrics\t{}:4:10: ", file.display());
+    assert!(told.contains(&line), "{told}");
+    let told = told_of(&format!("{own}\nwatch = 5\n[metrics]"));
+    assert!(told.contains("\tmetrics\tmetrics.listen is not set\n"), "{told}");
+}
+
 #[test]
 fn a_unit_that_has_failed_or_hangs_between_is_not_well() {
     for active in ["failed", "activating"] {

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use masterpolicyd::account::{self, Account, AccountError};
-use masterpolicyd::config::{self, Configuration, Problems, Trust};
+use masterpolicyd::config::{self, Configuration, Problems, Trust, Wanted};
 use masterpolicyd::policy::MetaPolicy;
 use masterpolicyd::watch::WatchedPlace;
 use nix::errno::Errno;
@@ -466,7 +466,8 @@ fn a_file_of_more_than_a_megabyte_is_refused_unread() {
 fn who_asks_for_settings_only_is_told_those_of_a_file_that_is_trusted() {
     let scratch = sound();
     let path = scratch.file("masterpolicyd.toml", "listen = [\"127.0.0.1:5843\"]\n");
-    let settings = || config::settings(&path, &trust()).map(|settings| settings.listen);
+    let settings =
+        || config::settings(&path, &trust(), Wanted::User).map(|settings| settings.listen);
     assert_eq!(settings().unwrap(), ["127.0.0.1:5843".parse().unwrap()]);
     set_mode(&path, 0o666);
     let told = settings().unwrap_err().to_string();

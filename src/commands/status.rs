@@ -22,7 +22,7 @@ use super::terminal::Terminal;
 use crate::account;
 use crate::audit;
 use crate::cli::{Cli, Command, DEFAULT_CONFIG};
-use crate::config::{self, Settings, Trust};
+use crate::config::{self, Settings, Trust, Wanted};
 use crate::exit::Exit;
 use crate::inventory::{self, HostListener};
 use crate::printable::Escaped;
@@ -47,8 +47,11 @@ pub fn run(config: Option<&Path>, json: bool) -> Exit {
         Ok(units) => (units, None),
         Err(reason) => (Vec::new(), Some(reason)),
     };
-    let settings =
-        config::settings(config.unwrap_or(Path::new(DEFAULT_CONFIG)), &Trust::of_this_process());
+    let settings = config::settings(
+        config.unwrap_or(Path::new(DEFAULT_CONFIG)),
+        &Trust::of_this_process(),
+        Wanted::User,
+    );
     if let (Some(_), Err(problems)) = (config, &settings) {
         problems.errors().for_each(tell);
     }
@@ -97,7 +100,7 @@ struct Status {
     no_units: Option<NoAnswer>,
     /// Whether there may be processes that this user is not shown.
     are_hidden: bool,
-    /// Why it is not known which user's processes count: the main file could not be read.
+    /// Why it is not known which user's processes count: what is wrong with the main file.
     no_user: Option<String>,
     /// Whether a process was seen that serves, and would count if it were that user's.
     may_one_count: bool,
@@ -386,7 +389,7 @@ fn configured_address(process: &Process) -> Result<SocketAddr, String> {
     let Some(config) = &process.config else {
         return Err("not asked, since it is not known which file it has read".to_owned());
     };
-    match config::settings(config, &Trust::of_this_process()) {
+    match config::settings(config, &Trust::of_this_process(), Wanted::MetricsListen) {
         Ok(settings) => {
             settings.metrics_listen.ok_or_else(|| "metrics.listen is not set".to_owned())
         }

@@ -151,13 +151,23 @@ pub fn load_to_serve(path: &Path, trust: &Trust<'_>) -> Result<Configuration, Pr
     Loader::new(path, trust).load(Intent::Serve)
 }
 
+/// What somebody asks a main file for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// `user`.
+    User,
+    /// `metrics.listen`.
+    MetricsListen,
+}
+
 /// What the main file at `path` sets, for one who only asks how its daemon is started. No drop-in is
-/// read, and a key with an error has its default.
+/// read, and a key with an error has its default, but for the one that is `wanted`.
 ///
 /// # Errors
-/// It cannot be read, has a syntax error, or may have been written by others.
-pub fn settings(path: &Path, trust: &Trust<'_>) -> Result<Settings, Problems> {
-    Loader::new(path, trust).settings()
+/// It cannot be read, has a syntax error or one in what is wanted, or may have been written by
+/// others.
+pub fn settings(path: &Path, trust: &Trust<'_>, wanted: Wanted) -> Result<Settings, Problems> {
+    Loader::new(path, trust).settings(wanted)
 }
 
 /// Where the way to `path` ends before its end, without a link on it, for the main file at `main`.
@@ -294,7 +304,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn settings(mut self) -> Result<Settings, Problems> {
+    fn settings(mut self, wanted: Wanted) -> Result<Settings, Problems> {
         let files = Files::beside(self.path);
         let opened = files.open(self.path, Role::MainFile);
         let anyone = Trusted { starting_uid: self.trust.starting_uid, service_uid: None };
@@ -303,10 +313,18 @@ impl<'a> Loader<'a> {
             return Err(Problems(judgement.problems));
         }
         let file = self.expect_content(opened).map_err(|problem| Problems(vec![problem]))?;
-        match self.read_main_file(&file) {
-            Some(main) => Ok(main.settings),
-            None => Err(self.into_problems()),
+        let Some(main) = self.read_main_file(&file) else { return Err(self.into_problems()) };
+        let (key, is_set) = match wanted {
+            Wanted::User => ("user", main.settings.user.is_some()),
+            Wanted::MetricsListen => ("metrics", main.settings.metrics_listen.is_some()),
+        };
+        if let Some(spot) = main.values.get(key).filter(|_| !is_set) {
+            self.problems.retain(|it| it.is_error() && it.place >= spot.place);
+            if !self.problems.is_empty() {
+                return Err(self.into_problems());
+            }
         }
+        Ok(main.settings)
     }
 
     /// Whether there is room for more; a problem if not.

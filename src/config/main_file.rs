@@ -516,6 +516,13 @@ impl FromStr for ListenAddress {
                 _ => refusal(address).map_or(Ok(Self(address)), Err),
             };
         }
+        // The name of an interface, which is not looked up either.
+        if let Some((head, tail)) = text.split_once('%').zip(text.rsplit_once(']')) {
+            let whole = format!("{}]{}", head.0, tail.1);
+            if let Some(error) = whole.parse().ok().and_then(refusal) {
+                return Err(error);
+            }
+        }
         let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
         // `::1:843` is an address too, but hardly the one that is meant.
         if let (Ok(address), Ok(MASTER_PORT..)) = (address.parse::<Ipv6Addr>(), port.parse()) {

@@ -294,7 +294,7 @@ impl Finding {
                 "invalid-policy",
                 Fault,
                 [Unknown, Refuses, Unknown],
-                "correct the policy; masterpolicyd check reads it too",
+                "correct the policy; masterpolicyd check FILE names each error in it",
             ),
             Self::NoNul => ("no-nul", Warning, [Unknown, Takes, Takes], END_WITH_NUL),
             Self::NoNulNoClose => ("no-nul-no-close", Fault, [Unknown; 3], END_WITH_NUL),

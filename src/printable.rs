@@ -1,6 +1,7 @@
 //! What may be shown on a terminal as it is, and how everything else is written. Knows nothing of
 //! where a text comes from.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 /// Neither a control character, nor one that cannot be seen, nor one that reorders what stands
@@ -36,6 +37,21 @@ impl fmt::Display for Escaped<'_> {
             }
         })
     }
+}
+
+/// A message as it is, or its beginning and its end where it quotes more than anybody reads: who
+/// writes a file or answers a request must not decide how long a line becomes.
+#[must_use]
+pub fn shortened(message: &str) -> Cow<'_, str> {
+    const LONG: usize = 600;
+    const KEPT: usize = 200;
+    if message.chars().nth(LONG).is_none() {
+        return Cow::Borrowed(message);
+    }
+    let boundary = |found: Option<(usize, char)>| found.map_or(0, |(offset, _)| offset);
+    let beginning = &message[..boundary(message.char_indices().nth(KEPT))];
+    let end = &message[boundary(message.char_indices().nth_back(KEPT - 1))..];
+    Cow::Owned(format!("{beginning}...{end}"))
 }
 
 /// A text as one word of a command for a shell, whatever is in it.
@@ -81,6 +97,15 @@ impl fmt::Display for EscapedBytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_quotation_keeps_the_words_around_it() {
+        let message = |length: usize| format!("\"{}\" is no port", "\u{fc}".repeat(length));
+        assert_eq!(shortened(&message(587)), message(587));
+        let short = shortened(&message(1_000_000)).into_owned();
+        assert_eq!(short.chars().count(), 403);
+        assert!(short.starts_with("\"\u{fc}\u{fc}") && short.ends_with("\u{fc}\" is no port"));
+    }
 
     #[test]
     fn no_word_of_a_command_is_more_than_that() {

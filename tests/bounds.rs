@@ -237,6 +237,32 @@ fn a_file_that_is_wrong_throughout_is_told_of_its_first_hundred_errors() {
     }
 }
 
+/// A domain of a million letters made a line of a megabyte.
+#[test]
+fn a_file_does_not_decide_how_long_a_line_becomes() {
+    let long = "x".repeat(1_000_000);
+    for (name, content) in [
+        ("domain.toml", toml_rule(&long, "5000")),
+        ("ports.toml", toml_rule("a.test", &long)),
+        ("key.toml", format!("{long} = 1\n")),
+        ("value.toml", format!("a = {long}\n")),
+        ("domain.xml", xml(&xml_rule(&long, "5000"))),
+        ("element.xml", xml(&format!("<{long}/>"))),
+    ] {
+        let scratch = scratch();
+        scratch.file(&format!("policy.d/{name}"), content);
+        let (said, code) = check(&scratch);
+        assert_eq!(code, Some(1), "{name}");
+        let longest = said.lines().map(str::len).max();
+        assert!(longest < Some(1000), "{name}: {longest:?}");
+        assert!(said.contains("xxx...xxx"), "{name}: {said:.1000}");
+    }
+    let scratch = scratch();
+    scratch.file("masterpolicyd.toml", format!("user = \"{long}\"\n"));
+    let (said, _) = check(&scratch);
+    assert!(said.lines().all(|line| line.len() < 1000), "{said:.1000}");
+}
+
 #[test]
 fn how_many_more_errors_there_are_is_told_as_it_is() {
     let keys = (0..1000).fold(String::new(), |text, number| text + &format!("k{number} = 1\n"));

@@ -35,7 +35,7 @@ pub use watched::watched;
 use crate::account::{Account, AccountError};
 use crate::document::{Documents, MAX_SIZE, TooLong};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
-use crate::printable::ShellWord;
+use crate::printable::{ShellWord, shortened};
 use drop_ins::Format;
 use files::{Directory, Files, Opened, ReadFile, Role, Text};
 use guard::{Guard, Judgement, ServiceReader};
@@ -456,7 +456,8 @@ impl<'a> Loader<'a> {
         let is_error = error.is_configuration()
             && (is_started_as_root || matches!(error, AccountError::RootUser(_)));
         let severity = if is_error { Severity::Error } else { Severity::Warning };
-        self.problems.push(Problem::at(severity, spot, error.to_string()));
+        let message = error.to_string();
+        self.problems.push(Problem::at(severity, spot, shortened(&message)));
         None
     }
 

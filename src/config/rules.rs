@@ -10,6 +10,7 @@ use super::problem::{Place, Problem, Severity, Spot};
 use super::table::{Faults, Home, Section, Value, array, boolean, parse, parsed};
 use crate::document::{self, FlawKind, ParsedRule};
 use crate::policy::{Domain, PortRange, PortSet, PortsError, Rule};
+use crate::printable::shortened;
 
 /// The key of the rules, which is Adobe's name of the element.
 pub(super) const KEY: &str = "allow-access-from";
@@ -51,7 +52,7 @@ pub(super) fn read_xml(path: &Path, bytes: &[u8]) -> (Vec<PlacedRule>, Vec<Probl
             FlawKind::SiteControl => "site-control is ignored in a drop-in; only meta-policy \
                                          in the main file says which policies count"
                 .to_owned(),
-            _ => flaw.message,
+            _ => shortened(&flaw.message).into_owned(),
         };
         *told += 1;
         // Only those that are told show their line.

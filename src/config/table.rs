@@ -13,6 +13,7 @@ use super::bounds::TOLD;
 use super::files::Text;
 use super::problem::{Problem, Severity, Spot};
 use super::syntax;
+use crate::printable::shortened;
 use crate::spelling::{did_you_mean, nearest};
 
 /// A value and where it stands.
@@ -24,7 +25,7 @@ pub(super) struct Faults(Vec<(usize, String)>);
 
 impl Faults {
     pub(super) fn add(&mut self, offset: usize, message: impl fmt::Display) {
-        self.0.push((offset, message.to_string()));
+        self.0.push((offset, shortened(&message.to_string()).into_owned()));
     }
 
     /// That `value` is not what it should be.

@@ -26,13 +26,22 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The rule in words, with the beginning of a long list of ports.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        self.in_words(&self.ports.brief())
+    }
+
+    fn in_words(&self, ports: &str) -> String {
+        let https = if self.secure { ", https only" } else { "" };
+        format!("{} to ports {ports}{https}", self.domain)
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to ports {}", self.domain, self.ports)?;
-        if self.secure {
-            f.write_str(", https only")?;
-        }
-        Ok(())
+        f.write_str(&self.in_words(&self.ports.to_string()))
     }
 }
 
@@ -56,5 +65,8 @@ mod tests {
     fn a_rule_in_words_tells_all_that_it_asks_for() {
         assert_eq!(rule("*.a.test", "80,90", false).to_string(), "*.a.test to ports 80,90");
         assert_eq!(rule("*", "*", true).to_string(), "* to ports *, https only");
+        assert_eq!(rule("*", "80-90", true).brief(), "* to ports 80-90, https only");
+        let ports: Vec<_> = (0..1000).map(|index| (1 + 2 * index).to_string()).collect();
+        assert!(rule("*", &ports.join(","), false).brief().ends_with(",39,... (980 more)"));
     }
 }

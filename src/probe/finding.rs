@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::counted::Counted;
 use crate::document::{self, FlawKind, ONE_SEGMENT};
 use crate::policy::{MASTER_PORT, MetaPolicy, Player, Policy};
-use crate::printable::{Escaped, EscapedBytes};
+use crate::printable::{Escaped, EscapedBytes, shortened};
 use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
 use crate::probe::question::Ask;
 
@@ -574,8 +574,12 @@ fn read_answer(answer: &[u8], ask: Ask, port: u16, findings: &mut Vec<Finding>) 
     let count = |kind| parsed.flaws.iter().filter(|found| found.kind == kind).count();
     let errors = parsed.flaws.iter().filter(|found| found.kind.is_error()).count();
     if let Some(first) = parsed.flaws.iter().find(|found| found.kind.is_error()) {
-        let message =
-            format!("line {}, column {}: {}", first.at.line, first.at.column, first.message);
+        let message = format!(
+            "line {}, column {}: {}",
+            first.at.line,
+            first.at.column,
+            shortened(&first.message)
+        );
         findings.push(if first.kind != FlawKind::NotXml {
             Finding::InvalidPolicy { message, errors }
         } else if contains(answer, b"<cross-domain-policy")

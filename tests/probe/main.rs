@@ -783,6 +783,32 @@ fn monitoring_of_several_targets_has_one_line_and_labels_that_last() {
     assert_eq!(code, 2);
 }
 
+/// The name of an element made a line of a megabyte, and a rule of single ports one of 191,391
+/// characters.
+#[test]
+fn a_server_does_not_decide_how_long_a_line_becomes() {
+    let ports: Vec<_> = (0..32_768).map(|index| (1 + 2 * index).to_string()).collect();
+    let single_ports = OPEN.replace("to-ports=\"*\"", &format!("to-ports=\"{}\"", ports.join(",")));
+    let name = "x".repeat(1_000_000);
+    for (document, words) in [
+        (format!("<cross-domain-policy><{name}/></cross-domain-policy>\0"), "unknown element <xxx"),
+        (format!("<{name}/>\0"), "xxx...xxx"),
+        (single_ports.clone(), "* to ports 1,3,5,"),
+        (single_ports.replace('*', "b.test"), "b.test to ports 1,3,5,"),
+    ] {
+        let server = Server::start(answer(document));
+        let policy_port = server.port().to_string();
+        let arguments =
+            ["127.0.0.1", "5001", "--policy-port", &policy_port, "--origin", "http://a.test/"];
+        let (text, _, _) = plugin(&[&arguments[..], &["--nagios"]].concat());
+        assert!(text.len() < 2000, "{} bytes: {text:.200}", text.len());
+        let told = masterpolicyd(&arguments);
+        let longest = stdout(&told).lines().max_by_key(|line| line.len()).unwrap();
+        assert!(longest.len() < 2000, "{} bytes: {longest:.200}", longest.len());
+        assert!(stdout(&told).contains(words), "{words}: {told:?}");
+    }
+}
+
 #[test]
 fn every_finding_is_in_the_manual_with_its_severity() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/man/masterpolicyd-probe.1");

@@ -141,7 +141,7 @@ fn decision(policy: &Policy, verdict: &Verdict) -> String {
     let mut text = format!("refuses, {reason}\n");
     for miss in near.iter().take(SHOWN) {
         let Some(rule) = policy.rules.get(miss.rule) else { continue };
-        _ = writeln!(text, "             near: {rule}: {}", miss.lacks);
+        _ = writeln!(text, "             near: {}: {}", rule.brief(), miss.lacks);
     }
     if near.len() > SHOWN {
         _ = writeln!(text, "             near: {} more", near.len() - SHOWN);
@@ -159,7 +159,7 @@ fn reason(report: &Report, question: &Question) -> String {
     });
     match (report.outcome, granting) {
         (Conclusion::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
-            format!("the policy on port {from} grants {rule}")
+            format!("the policy on port {from} grants {}", rule.brief())
         }
         (Conclusion::Allowed, Some((from, policy, _))) => {
             let whom = granted_to(policy, report.target.port);

@@ -21,8 +21,8 @@ use crate::exit::Exit;
 use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
 use crate::probe::player::Guise;
-use crate::probe::{Family, Milestone, Question, Target, TargetError, probe};
-use report::{ReportJson, State, Tally, Wording};
+use crate::probe::{Family, Milestone, Question, Report, Target, TargetError, probe};
+use report::{ReportJson, State, Tally, Told, Wording};
 
 /// Asks what `args` name and prints what came of it.
 ///
@@ -46,7 +46,7 @@ pub fn run(args: &cli::Probe) -> Exit {
             let report = probe(target, &question, |_| {});
             let mut output = Output::to_stdout();
             output.print_json(&ReportJson::of(&report, &question));
-            output.finish(Tally::of(&[report]).exit())
+            output.finish(Tally::of([report.outcome]).exit())
         }
         [target] if is_pair => ask_in_words(target, &question, Detail::of(args)),
         targets => ask_fleet(targets, &question, Detail::of(args)),
@@ -82,9 +82,9 @@ pub(super) fn report_usage_to_monitoring(reason: &str) -> Exit {
 
 fn ask_for_monitoring(targets: &[Target], question: &Question) -> Exit {
     let (sender, news) = mpsc::channel();
-    fleet::start(targets, question, &sender);
-    let reports = fleet::collect(&news, targets.len(), |_| {});
-    let (line, state) = report::nagios_line(&reports, question);
+    fleet::start(targets, question, |report, question| Told::of(&report, question), &sender);
+    let told = fleet::collect(&news, targets.len(), |_| {});
+    let (line, state) = report::nagios_line(&told, question);
     print_for_monitoring(&line, state)
 }
 
@@ -113,49 +113,65 @@ fn ask_in_words(target: &Target, question: &Question, detail: Detail) -> Exit {
         output.flush();
     });
     output.print(wording.verdict(&report));
-    output.finish(Tally::of(&[report]).exit())
+    output.finish(Tally::of([report.outcome]).exit())
 }
 
 fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
     let (sender, news) = mpsc::channel();
     // Before the threads are started, which inherit it.
     listen_for_interrupts(&sender);
-    fleet::start(targets, question, &sender);
+    let terminal = Terminal::of_stdout();
+    let keep =
+        move |report: Report, question: &Question| Kept::of(&report, question, detail, terminal);
+    fleet::start(targets, question, keep, &sender);
     let mut bar = io::stderr().is_terminal().then(|| {
         let width = Terminal::of_stderr().width.unwrap_or(80);
         Bar::start(io::stderr(), targets.len(), width)
     });
-    let reports = fleet::collect(&news, targets.len(), |done| {
+    let kept = fleet::collect(&news, targets.len(), |done| {
         if let Some(bar) = &mut bar {
             bar.draw(done);
         }
     });
     drop(bar);
-    let tally = Tally::of_interrupted(&reports, targets.len() - reports.len());
+    let unasked = targets.len() - kept.len();
+    let tally = Tally::of_interrupted(kept.iter().map(|it| it.told.outcome()), unasked);
     let mut output = Output::to_stdout();
-    let terminal = Terminal::of_stdout();
-    match detail {
-        Detail::Json => {
-            let all: Vec<_> = reports.iter().map(|it| ReportJson::of(it, question)).collect();
-            output.print_json(&all);
-            return output.finish(tally.exit());
-        }
-        Detail::Summary => {}
-        Detail::Steps => {
-            let wording = Wording { question, terminal };
-            for report in reports.iter().filter(|report| State::of(report) != State::Ok) {
-                output.print(format_args!("{}\n", wording.whole(report)));
-            }
-        }
+    if detail == Detail::Json {
+        let all: Vec<_> = kept.iter().filter_map(|it| it.json.as_ref()).collect();
+        output.print_json(&all);
+        return output.finish(tally.exit());
     }
-    output.print(report::table(&reports, question, terminal));
+    for words in kept.iter().filter_map(|it| it.words.as_ref()) {
+        output.print(format_args!("{words}\n"));
+    }
+    output.print(report::table(kept.iter().map(|it| &it.told), terminal));
     output.print(format_args!("{tally}\n"));
     output.finish(tally.exit())
 }
 
+/// What is kept of a report until all targets are asked: what is printed then.
+struct Kept {
+    told: Told,
+    /// All of it in words, where that is wanted and it is not in order.
+    words: Option<String>,
+    /// All of it for programs, where that is wanted.
+    json: Option<ReportJson>,
+}
+
+impl Kept {
+    fn of(report: &Report, question: &Question, detail: Detail, terminal: Terminal) -> Self {
+        let told = Told::of(report, question);
+        let is_told_whole = detail == Detail::Steps && told.state() != State::Ok;
+        let words = is_told_whole.then(|| Wording { question, terminal }.whole(report));
+        let json = (detail == Detail::Json).then(|| ReportJson::of(report, question));
+        Self { told, words, json }
+    }
+}
+
 /// Has the first interrupt end the waiting, so that what is known is printed, and a second one end
 /// the program.
-fn listen_for_interrupts(news: &mpsc::Sender<News>) {
+fn listen_for_interrupts<T: Send + 'static>(news: &mpsc::Sender<News<T>>) {
     let interrupt = SigSet::from(Signal::SIGINT);
     if interrupt.thread_block().is_err() {
         return;

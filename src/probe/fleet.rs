@@ -50,19 +50,26 @@ pub fn parse_list(text: &str) -> Result<Vec<Target>, Vec<LineError>> {
 
 /// What whoever waits for a fleet is told.
 #[derive(Debug)]
-pub enum News {
-    /// A target was asked: its index among the targets, and its report.
-    Asked(usize, Report),
+pub enum News<T> {
+    /// A target was asked: its index among the targets, and what is kept of its report.
+    Asked(usize, T),
     /// The rest is not waited for.
     Interrupted,
 }
 
 /// Has all `targets` asked, [`AT_A_TIME`] at a time, in threads that are left behind when nobody
-/// reads their `news` any more.
-pub fn start(targets: &[Target], question: &Question, news: &mpsc::Sender<News>) {
+/// reads their `news` any more. `keep` makes of each report what is kept until the end: with a policy
+/// of a megabyte each, thousands of reports would take gigabytes.
+pub fn start<T: Send + 'static>(
+    targets: &[Target],
+    question: &Question,
+    keep: impl Fn(Report, &Question) -> T + Send + Sync + 'static,
+    news: &mpsc::Sender<News<T>>,
+) {
     let fleet = Arc::new(Fleet {
         targets: targets.to_vec(),
         question: question.clone(),
+        keep,
         next: AtomicUsize::new(0),
     });
     for started in 0..targets.len().min(AT_A_TIME) {
@@ -82,12 +89,12 @@ pub fn start(targets: &[Target], question: &Question, news: &mpsc::Sender<News>)
 
 /// Waits for `wanted` reports or an interruption, and returns what came until then in the order of
 /// the targets. `on_report` is called after each with the count of those that are done.
-pub fn collect(
-    news: &mpsc::Receiver<News>,
+pub fn collect<T>(
+    news: &mpsc::Receiver<News<T>>,
     wanted: usize,
     mut on_report: impl FnMut(usize),
-) -> Vec<Report> {
-    let mut reports: Vec<(usize, Report)> = Vec::with_capacity(wanted);
+) -> Vec<T> {
+    let mut reports: Vec<(usize, T)> = Vec::with_capacity(wanted);
     while reports.len() < wanted {
         let Ok(News::Asked(index, report)) = news.recv() else { break };
         reports.push((index, report));
@@ -98,21 +105,26 @@ pub fn collect(
 }
 
 /// What the threads share.
-struct Fleet {
+struct Fleet<K> {
     targets: Vec<Target>,
     question: Question,
+    keep: K,
     /// The first target that nobody has taken.
     next: AtomicUsize,
 }
 
-impl Fleet {
+impl<K> Fleet<K> {
     /// Asks target after target that nobody else has taken, until none is left.
-    fn ask_in_turn(&self, news: &mpsc::Sender<News>) {
+    fn ask_in_turn<T>(&self, news: &mpsc::Sender<News<T>>)
+    where
+        K: Fn(Report, &Question) -> T,
+    {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(target) = self.targets.get(index) else { break };
             let report = probe(target, &self.question, |_| {});
-            if news.send(News::Asked(index, report)).is_err() {
+            let kept = (self.keep)(report, &self.question);
+            if news.send(News::Asked(index, kept)).is_err() {
                 break;
             }
         }

@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -608,7 +609,7 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     let question = Question { policy_port, limit: Duration::from_secs(60), ..Question::default() };
     let mut seen = 0;
     let (sender, news) = mpsc::channel();
-    fleet::start(&targets, &question, &sender);
+    fleet::start(&targets, &question, |report, _| report, &sender);
     let reports = fleet::collect(&news, targets.len(), |done| {
         seen += 1;
         assert_eq!(done, seen);
@@ -618,6 +619,42 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     assert_eq!(asked, targets, "the reports are in the order of the targets");
     assert_eq!(seen, targets.len());
     assert!(reports.iter().all(|report| report.outcome == Conclusion::Allowed));
+}
+
+/// Each was kept until all targets were asked: 300 with policies of a megabyte took a gigabyte.
+#[test]
+fn the_policies_of_many_targets_are_not_kept() {
+    let rules = (0..600).fold(String::new(), |rules, number| {
+        rules + &format!("<allow-access-from domain=\"a{number}.test\" to-ports=\"1\"/>")
+    });
+    let policy = format!("<cross-domain-policy>{rules}</cross-domain-policy>\0");
+    let (targets, asked) = (600, AtomicUsize::new(0));
+    let server = Server::start(move |mut stream| {
+        if asked.fetch_add(1, Ordering::Relaxed) + 1 < targets {
+            read_request(&mut stream);
+            answer_now(&mut stream, &policy);
+        } else {
+            wait_for_close(&mut stream);
+        }
+    });
+    let directory = Scratch::new();
+    let destination = RefusingPort::hold();
+    let list = format!("127.0.0.1:{}\n", destination.port()).repeat(targets);
+    let list = directory.file("fleet", list);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_masterpolicyd"))
+        .args(["probe", "--summary", "--timeout", "60m", "--targets", list.to_str().unwrap()])
+        .args(["--policy-port", &server.port().to_string()])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    server.wait_for_connections(targets);
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kilobytes: usize = peak.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    println!("figure: {targets} targets with 600 rules each: {kilobytes} kB");
+    assert!(kilobytes < 45_000, "{kilobytes} kB");
 }
 
 #[test]

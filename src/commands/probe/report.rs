@@ -220,19 +220,61 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// What is told of a target in a line: all of its report that is kept until others are asked.
+pub(super) struct Told {
+    target: Target,
+    outcome: Conclusion,
+    state: State,
+    took: Duration,
+    /// The size of the largest policy that came.
+    bytes: Option<usize>,
+    /// The reason for the outcome, in a table.
+    reason: String,
+    /// The same where other targets fared otherwise.
+    blame: String,
+    /// What monitoring is told where there is no other target.
+    alone: String,
+}
+
+impl Told {
+    /// What is told of `report`.
+    pub(super) fn of(report: &Report, question: &Question) -> Self {
+        let judged = report.steps().filter(|step| step.decision.is_some());
+        Self {
+            target: report.target.clone(),
+            outcome: report.outcome,
+            state: State::of(report),
+            took: report.took,
+            bytes: judged.map(|step| step.bytes).max(),
+            reason: match report.outcome {
+                Conclusion::Allowed => reason(report, question),
+                Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
+            },
+            blame: blame(report),
+            alone: alone(report, question),
+        }
+    }
+
+    /// What the report amounts to.
+    pub(super) fn outcome(&self) -> Conclusion {
+        self.outcome
+    }
+
+    /// What monitoring makes of it.
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+}
+
 /// What ends a run over several targets: a line for each.
-pub(super) fn table(reports: &[Report], question: &Question, terminal: Terminal) -> String {
+pub(super) fn table<'a>(all: impl Iterator<Item = &'a Told>, terminal: Terminal) -> String {
     let mut table = Table::new(["TARGET", "VERDICT", "SECONDS", "REASON"]);
-    for report in reports {
-        let reason = match report.outcome {
-            Conclusion::Allowed => reason(report, question),
-            Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
-        };
+    for told in all {
         table.push([
-            report.target.to_string().into(),
-            Cell::toned(report.outcome.as_str(), Some(tone(report.outcome))),
-            format!("{:.3}", report.took.as_secs_f64()).into(),
-            reason.into(),
+            told.target.to_string().into(),
+            Cell::toned(told.outcome.as_str(), Some(tone(told.outcome))),
+            format!("{:.3}", told.took.as_secs_f64()).into(),
+            told.reason.as_str().into(),
         ]);
     }
     table.render(terminal)
@@ -252,11 +294,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts `reports`.
-    pub(super) fn of(reports: &[Report]) -> Self {
+    /// Counts `outcomes`.
+    pub(super) fn of(outcomes: impl IntoIterator<Item = Conclusion>) -> Self {
         let mut tally = Self::default();
-        for report in reports {
-            match report.outcome {
+        for outcome in outcomes {
+            match outcome {
                 Conclusion::Allowed => tally.allowed += 1,
                 Conclusion::Refused(_) => tally.refused += 1,
                 Conclusion::Unknown(_) => tally.unknown += 1,
@@ -265,9 +307,12 @@ impl Tally {
         tally
     }
 
-    /// Counts `reports`, and `unasked` targets that an interrupt left without one.
-    pub(super) fn of_interrupted(reports: &[Report], unasked: usize) -> Self {
-        Self { unasked, ..Self::of(reports) }
+    /// Counts `outcomes`, and `unasked` targets that an interrupt left without one.
+    pub(super) fn of_interrupted(
+        outcomes: impl IntoIterator<Item = Conclusion>,
+        unasked: usize,
+    ) -> Self {
+        Self { unasked, ..Self::of(outcomes) }
     }
 
     /// The exit code of a run: one refusal refuses, else one doubt is a doubt.
@@ -339,42 +384,45 @@ impl State {
 
 /// The line of a monitoring plugin, without its end, and the state it reports. The state of
 /// several targets is the worst of theirs.
-pub(super) fn nagios_line(reports: &[Report], question: &Question) -> (String, State) {
-    let state = reports.iter().map(State::of).max().unwrap_or(State::Unknown);
+pub(super) fn nagios_line(all: &[Told], question: &Question) -> (String, State) {
+    let state = all.iter().map(Told::state).max().unwrap_or(State::Unknown);
     let mut line = String::new();
-    if let [report] = reports {
-        let worst = match report.outcome {
-            Conclusion::Refused(Refusal::Policy(_)) => None,
-            _ => gravest(report),
-        };
-        let (outcome, reason) = (report.outcome.as_str(), reason(report, question));
-        _ = write!(line, "{} {outcome}: {reason}{}", report.target, reservations(report));
-        if let Some(finding) = worst {
-            _ = write!(line, "; {}: {finding}", finding.kind().code);
-        }
+    if let [told] = all {
+        line.push_str(&told.alone);
     } else {
-        _ = write!(line, "{}", Tally::of(reports));
-        for report in reports.iter().filter(|report| State::of(report) == state) {
-            if state != State::Ok {
-                _ = write!(line, "; {}: {}", report.target, blame(report));
-            }
+        _ = write!(line, "{}", Tally::of(all.iter().map(Told::outcome)));
+        for told in all.iter().filter(|told| told.state == state && state != State::Ok) {
+            _ = write!(line, "; {}: {}", told.target, told.blame);
         }
     }
     let mut line = plugin_line(state, &line);
-    for report in reports {
+    for Told { target, took, bytes, .. } in all {
         // Graphs are kept by label, so that of one target must not hang on how many there are.
-        let (time, size) = match reports {
+        let (time, size) = match all {
             [_] => ("time".to_owned(), "size".to_owned()),
-            _ => (format!("'{} time'", report.target), format!("'{} size'", report.target)),
+            _ => (format!("'{target} time'"), format!("'{target} size'")),
         };
-        let (took, limit) = (report.took.as_secs_f64(), question.limit.as_secs_f64());
+        let (took, limit) = (took.as_secs_f64(), question.limit.as_secs_f64());
         _ = write!(line, " {time}={took:.6}s;;{limit:.6};0");
-        let bytes = report.steps().filter(|step| step.decision.is_some()).map(|step| step.bytes);
-        if let Some(bytes) = bytes.max() {
+        if let Some(bytes) = bytes {
             _ = write!(line, " {size}={bytes}B;{ONE_SEGMENT};;0");
         }
     }
     (line, state)
+}
+
+/// What monitoring is told of a target where there is no other.
+fn alone(report: &Report, question: &Question) -> String {
+    let worst = match report.outcome {
+        Conclusion::Refused(Refusal::Policy(_)) => None,
+        _ => gravest(report),
+    };
+    let (outcome, reason) = (report.outcome.as_str(), reason(report, question));
+    let mut text = format!("{} {outcome}: {reason}{}", report.target, reservations(report));
+    if let Some(finding) = worst {
+        _ = write!(text, "; {}: {finding}", finding.kind().code);
+    }
+    text
 }
 
 /// What a plugin says, up to the bar that its performance data follow.

@@ -2,6 +2,9 @@
 //! exchanges are handed in, so that the order can be tried without a network.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::bounded::{Unfinished, within};
@@ -124,7 +127,7 @@ fn plan(destination: u16, question: &Question) -> Vec<(u16, Ask, Duration)> {
 }
 
 /// [`read`] within [`READING_LIMIT`]. What a server sends may not keep the probe busy, however much
-/// work it is to read.
+/// work it is to read, nor keep the answer of another from being read in time.
 fn read_in_time(
     server: SocketAddr,
     ask: Ask,
@@ -135,6 +138,7 @@ fn read_in_time(
     let (took, bytes) = (seen.took, seen.received.len());
     let origin = question.origin.clone();
     let work = move || read(server, ask, &seen, destination, origin.as_ref());
+    let _turn = Turn::wait();
     within(READING_LIMIT, work).unwrap_or_else(|unfinished| {
         let reason = match unfinished {
             Unfinished::TimeIsUp => {
@@ -145,6 +149,33 @@ fn read_in_time(
         let findings = vec![Finding::LocalFailure(reason)];
         Step { server, ask, took, bytes, decision: None, findings }
     })
+}
+
+/// How many answers are being read.
+static READING: Mutex<usize> = Mutex::new(0);
+
+/// That fewer are.
+static READ: Condvar = Condvar::new();
+
+/// Leave to read an answer. There are as many as processors, so that the time that one takes is its
+/// own.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = READ.wait_while(reading, |reading| *reading >= processors);
+        *reading.unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *READING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        READ.notify_one();
+    }
 }
 
 /// What an exchange means for a connection from `origin` to `destination`.

@@ -81,7 +81,7 @@ pub enum Milestone<'a> {
 /// The name is waited for no longer than [`Question::limit`], and each port of each address no
 /// longer than its limit, [`player::AFTERMATH`], [`GREETING_LIMIT`](super::GREETING_LIMIT) and
 /// [`READING_LIMIT`](super::READING_LIMIT), whatever
-/// resolvers and servers do.
+/// resolvers and servers do. Where other threads ask too, an answer may wait for theirs to be read.
 #[must_use]
 pub fn probe(
     target: &Target,

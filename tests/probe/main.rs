@@ -621,6 +621,32 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     assert!(reports.iter().all(|report| report.outcome == Conclusion::Allowed));
 }
 
+/// Sixty-four at a time kept each other from being read in time, and what none of them could help
+/// was unknown.
+#[test]
+fn a_long_policy_is_read_in_time_however_many_come_with_it() {
+    let rules = (0..3000).fold(String::new(), |rules, number| {
+        rules + &format!("<allow-access-from domain=\"a{number}.test\" to-ports=\"1\"/>")
+    });
+    let server =
+        Server::start(answer(format!("<cross-domain-policy>{rules}</cross-domain-policy>\0")));
+    let destination = RefusingPort::hold();
+    let list = format!("127.0.0.1:{}\n", destination.port()).repeat(fleet::AT_A_TIME);
+    let directory = Scratch::new();
+    let list = directory.file("fleet", list);
+    let policy_port = server.port().to_string();
+    let output = masterpolicyd(&[
+        "--targets",
+        list.to_str().unwrap(),
+        "--policy-port",
+        &policy_port,
+        "--timeout",
+        "60s",
+        "--summary",
+    ]);
+    assert!(stdout(&output).ends_with("\n0 allowed, 64 refused, 0 unknown\n"), "{output:?}");
+}
+
 /// Each was kept until all targets were asked: 300 with policies of a megabyte took a gigabyte.
 #[test]
 fn the_policies_of_many_targets_are_not_kept() {

@@ -8,8 +8,10 @@
 //! through another. No lock is held while anything blocks.
 
 mod log_writer;
+mod pace;
 mod reloading;
 mod thread;
 
 pub use log_writer::LogWriter;
+pub use pace::Pace;
 pub use reloading::{Loaded, Reloading, Requested};

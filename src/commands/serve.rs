@@ -16,7 +16,7 @@ use log::{Level, debug, error, info, warn};
 
 use super::typed;
 use crate::account::Account;
-use crate::background::{Loaded, LogWriter, Reloading};
+use crate::background::{Loaded, LogWriter, Pace, Reloading};
 use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
@@ -424,6 +424,7 @@ fn reloader(
         if let Some(watching) = &mut watching {
             watching.renew();
         }
+        let pace = Pace::begin();
         let trust = Trust {
             starting_uid: known.starting_uid,
             find: &|_, _| Ok(known.account.clone()),
@@ -431,6 +432,7 @@ fn reloader(
             // It is the reader itself who reads.
             can_read: &|_, _, _| Some(true),
             is_confined: known.is_confined,
+            pause: &|| pace.breathe(),
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {
             log_problems(&path, problems.errors());

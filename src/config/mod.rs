@@ -642,6 +642,7 @@ impl<'a> Loader<'a> {
         guard: &mut Guard<'_>,
         main: &MainFile,
     ) -> DropIn {
+        (self.trust.pause)();
         let Judgement { mut problems, is_where_it_should_be, .. } = guard.judge(&opened);
         let mut drop_in = DropIn { rules: Vec::new(), problems: Vec::new(), size: Size::Within };
         if !is_where_it_should_be {
@@ -680,7 +681,9 @@ impl<'a> Loader<'a> {
         rules: Vec<PlacedRule>,
     ) -> (Vec<PlacedRule>, Option<Documents>) {
         let Settings { listen, meta_policy, players, port_ranges, balancers, .. } = &main.settings;
+        (self.trust.pause)();
         let (rules, repeated) = first_of_equals(rules);
+        (self.trust.pause)();
         let policy = policy_of(*meta_policy, &rules);
         self.problems.extend(lint::open_doors(&rules));
         // Behind a balancer, it is the balancer's port that a player asks.
@@ -689,6 +692,7 @@ impl<'a> Loader<'a> {
         }
         self.problems.extend(lint::balancers(balancers, &main.balancer_spots, listen));
         self.problems.extend(lint::useless(&policy, &rules, &repeated));
+        (self.trust.pause)();
         self.problems.extend(lint::kept_ranges(&rules, *port_ranges));
         self.problems.extend(lint::misread(&rules, players, *port_ranges));
         let spot = main.values.get("meta-policy");

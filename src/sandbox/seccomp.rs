@@ -267,6 +267,7 @@ fn any_work_if() -> Result<Rules, BackendError> {
 fn reloading_if() -> Result<Rules, BackendError> {
     // Not O_ACCMODE, which has O_PATH in it where the C library is musl.
     const WRITING: u64 = bits(libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC);
+    const { assert!(WRITING & bits(libc::O_PATH) == 0, "paths are walked with it") };
     Ok(BTreeMap::from([
         // Files are opened to be read. Landlock says the same, where there is Landlock.
         (libc::SYS_openat, vec![rule([without(2, WRITING)?])?]),

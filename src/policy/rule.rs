@@ -24,9 +24,7 @@ impl Rule {
             && self.ports.covers(&other.ports)
             && (!self.secure || other.secure)
     }
-}
 
-impl Rule {
     /// The rule in words, with the beginning of a long list of ports.
     #[must_use]
     pub fn brief(&self) -> String {

@@ -197,14 +197,14 @@ impl Write for Lines {
         let route = ROUTE.load(Ordering::Acquire);
         match WRITER.get() {
             Some(writer) if route == HANDED_OVER => {
-                if !writer(&shortened(line)) {
+                if !writer(&shortened_line(line)) {
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 }
             }
             _ if route == DROPPED_UNSEEN => {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
             }
-            _ => write_or_drop(&mut io::stderr().lock(), &shortened(line)),
+            _ => write_or_drop(&mut io::stderr().lock(), &shortened_line(line)),
         }
         Ok(line.len())
     }
@@ -215,7 +215,7 @@ impl Write for Lines {
 }
 
 /// A line, or as much of it as is written.
-fn shortened(line: &[u8]) -> Cow<'_, [u8]> {
+fn shortened_line(line: &[u8]) -> Cow<'_, [u8]> {
     match line.get(..LONGEST_LINE - 4) {
         Some(beginning) if line.len() > LONGEST_LINE => Cow::Owned([beginning, b"...\n"].concat()),
         _ => Cow::Borrowed(line),
@@ -306,8 +306,8 @@ mod tests {
 
     #[test]
     fn a_line_has_a_longest_length() {
-        assert_eq!(shortened(b"short\n"), &b"short\n"[..]);
-        let long = shortened(&[b'x'; 2 * LONGEST_LINE]).into_owned();
+        assert_eq!(shortened_line(b"short\n"), &b"short\n"[..]);
+        let long = shortened_line(&[b'x'; 2 * LONGEST_LINE]).into_owned();
         assert_eq!(long.len(), LONGEST_LINE);
         assert!(long.ends_with(b"x...\n"));
     }

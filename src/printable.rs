@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 /// Neither a control character, nor one that cannot be seen, nor one that reorders what stands
 /// around it.
@@ -52,6 +53,12 @@ pub fn shortened(message: &str) -> Cow<'_, str> {
     let beginning = &message[..boundary(message.char_indices().nth(KEPT))];
     let end = &message[boundary(message.char_indices().nth_back(KEPT - 1))..];
     Cow::Owned(format!("{beginning}...{end}"))
+}
+
+/// A path as a word of a command. Whoever may put a file into a directory chooses its name.
+#[must_use]
+pub fn path_word(path: &Path) -> String {
+    ShellWord(&path.to_string_lossy()).to_string()
 }
 
 /// A text as one word of a command for a shell, whatever is in it.

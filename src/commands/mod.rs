@@ -24,7 +24,7 @@ use std::path::Path;
 use crate::cli::DEFAULT_CONFIG;
 use crate::config::{self, Configuration, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
-use crate::printable::{Escaped, ShellWord};
+use crate::printable::{Escaped, path_word};
 use crate::process::Unfit;
 use terminal::{Terminal, Tone};
 
@@ -72,8 +72,7 @@ fn typed(command: &str, config: &Path) -> String {
     if config == Path::new(DEFAULT_CONFIG) {
         format!("masterpolicyd {command}")
     } else {
-        let config = ShellWord(&config.to_string_lossy()).to_string();
-        format!("masterpolicyd -c {} {command}", Escaped(&config))
+        format!("masterpolicyd -c {} {command}", Escaped(&path_word(config)))
     }
 }
 

@@ -436,7 +436,7 @@ fn reloader(
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {
             log_problems(&path, problems.errors());
-            problems.errors().next().map_or_else(String::new, ToString::to_string)
+            problems.first_error()
         })?;
         log_problems(&path, configuration.problems());
         for key in changed_for_restart(&started, &configuration.settings) {

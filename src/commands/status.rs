@@ -57,9 +57,7 @@ pub fn run(config: Option<&Path>, json: bool) -> Exit {
     }
     let user = match &settings {
         Ok(settings) => Ok(uid_of(settings)),
-        Err(problems) => {
-            Err(problems.errors().next().map_or_else(String::new, ToString::to_string))
-        }
+        Err(problems) => Err(problems.first_error()),
     };
     let status = Status::new(processes, units, no_units, config, user);
     let mut output = Output::to_stdout();
@@ -393,9 +391,7 @@ fn configured_address(process: &Process) -> Result<SocketAddr, String> {
         Ok(settings) => {
             settings.metrics_listen.ok_or_else(|| "metrics.listen is not set".to_owned())
         }
-        Err(problems) => {
-            Err(problems.errors().next().map_or_else(String::new, ToString::to_string))
-        }
+        Err(problems) => Err(problems.first_error()),
     }
 }
 

@@ -261,8 +261,7 @@ impl Files {
                 (FileKind::Directory, _) => {
                     "rename it, so that it does not end in .toml or .xml, or list it in policy-dirs"
                 }
-                (_, Role::MainFile) => "name a regular file",
-                _ if is_judged_alone => "name a regular file",
+                (_, role) if is_judged_alone || role == Role::MainFile => "name a regular file",
                 _ => "replace it by one",
             };
             let (end, content) = match open_found(&found, named, remedy) {

@@ -12,7 +12,7 @@ use super::problem::{Place, Problem, Severity};
 use super::trust::{Fault, Trusted, Weakness, is_shared};
 use super::walk::{FileKind, Status, Visited};
 use crate::account::Account;
-use crate::printable::ShellWord;
+use crate::printable::path_word;
 
 const READ: u32 = 0o4;
 const SEARCH: u32 = 0o1;
@@ -164,9 +164,9 @@ impl<'a> Guard<'a> {
         }
         match fault.weakness {
             Weakness::OwnedByService | Weakness::OwnedByStranger => {
-                format!("chown root {}", word(path))
+                format!("chown root {}", path_word(path))
             }
-            _ => format!("chmod go-w {}", word(path)),
+            _ => format!("chmod go-w {}", path_word(path)),
         }
     }
 
@@ -233,25 +233,20 @@ impl<'a> Guard<'a> {
             Some((place, SEARCH)) => {
                 let directory = self.files.path(&place.path);
                 if opened.is_own(place) && !is_home(&place.path) {
-                    format!("chmod o+x {}", word(&directory))
+                    format!("chmod o+x {}", path_word(&directory))
                 } else {
                     format!("{} is closed; {}", directory.display(), self.move_it(opened.role))
                 }
             }
-            Some((_, READ)) => format!("chmod o+r {}", word(&opened.path)),
+            Some((_, READ)) => format!("chmod o+r {}", path_word(&opened.path)),
             Some((place, _)) if is_home(&place.path) => self.move_it(opened.role),
-            Some(_) => format!("chmod o+rx {}", word(&opened.path)),
-            None => format!("namei -l {} shows what is closed", word(&path)),
+            Some(_) => format!("chmod o+rx {}", path_word(&opened.path)),
+            None => format!("namei -l {} shows what is closed", path_word(&path)),
         };
         let message =
             format!("the daemon runs as {}, who {fact}; {remedy}", self.user(account.uid));
         Some(Problem::new(severity, Place::start_of(&opened.path), message))
     }
-}
-
-/// A path as a word of a command. Whoever may put a file into a directory chooses its name.
-fn word(path: &Path) -> String {
-    ShellWord(&path.to_string_lossy()).to_string()
 }
 
 /// The first directory or file whose mode keeps an account out, and the permission that is

@@ -35,7 +35,7 @@ pub use watched::watched;
 use crate::account::{Account, AccountError};
 use crate::document::{Documents, MAX_SIZE, TooLong};
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, Rule};
-use crate::printable::{ShellWord, shortened};
+use crate::printable::{path_word, shortened};
 use drop_ins::Format;
 use files::{Directory, Files, Opened, ReadFile, Role, Text};
 use guard::{Guard, Judgement, ServiceReader};
@@ -89,8 +89,7 @@ impl LeftOut {
         let name = path.file_name().filter(|_| Format::of(path).is_some());
         let remedy = match (mask, name) {
             (Some(dir), Some(name)) => {
-                let mask = dir.join(name);
-                format!(", or mask it: ln -s /dev/null {}", ShellWord(&mask.to_string_lossy()))
+                format!(", or mask it: ln -s /dev/null {}", path_word(&dir.join(name)))
             }
             _ => String::new(),
         };
@@ -591,7 +590,7 @@ impl<'a> Loader<'a> {
                 problem.message,
                 "; if masterpolicyd -c {} check can read it, the sandbox does not reach what was \
                  not there at the start: restart the daemon",
-                ShellWord(&self.path.to_string_lossy())
+                path_word(self.path)
             );
         }
     }

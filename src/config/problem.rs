@@ -150,6 +150,12 @@ impl Problems {
     pub fn errors(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter().filter(|problem| problem.is_error())
     }
+
+    /// The first of those in words; nothing where there is none.
+    #[must_use]
+    pub fn first_error(&self) -> String {
+        self.errors().next().map_or_else(String::new, ToString::to_string)
+    }
 }
 
 impl fmt::Display for Problems {

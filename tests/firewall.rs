@@ -1,12 +1,12 @@
 //! The firewall rules of masterpolicyd(8) and of docs/packaging.md: they slow down one source that floods
-//! port 843 with whole requests, and no other; they say who may ask; and they open the port. The rules are
-//! read from there, so what is tested is what is printed.
+//! port 843 with whole requests, and no other; they say who may ask; and they open the port. These are read
+//! from there, so what is tested is what is printed. And the steps by which a redirect is changed over.
 
 mod support;
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
-use support::daemon::{RULES, document_of};
+use support::daemon::{RULES, ask, document_of};
 use support::load::{self, Load, REQUEST, Shape, Sources};
 use support::network::in_own_network;
 use support::{SOON, Setup, figure, find_program, skip};
@@ -246,6 +246,49 @@ fn only_the_networks_of_the_page_may_ask_in_both_families() {
             }
             assert_eq!(daemon.ask(), document_of(843, RULES), "from the host itself");
         }
+    });
+}
+
+/// A server without privileges, as scripts for this are.
+fn old_server() {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 7843)).expect("port 7843");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            stream.read_exact(&mut [0; REQUEST.len()]).expect("a request");
+            stream.write_all(OLD_ANSWER).expect("sending");
+        }
+    });
+}
+
+const OLD_ANSWER: &[u8] = b"<cross-domain-policy/>\0";
+
+/// The manual had the daemon bind 7843 while the old server still held it, and left 843 closed.
+#[test]
+fn the_change_over_from_a_redirect_leaves_no_client_without_an_answer() {
+    let test = "the_change_over_from_a_redirect_leaves_no_client_without_an_answer";
+    let (Some(nft), Some(ip)) = (find_program("nft"), find_program("ip")) else {
+        return skip(test, "nft or ip is not installed");
+    };
+    in_own_network(test, || {
+        let Some(neighbour) = Neighbour::at(&ip, &[("192.0.2.1/24", "192.0.2.200/24")]) else {
+            return skip(test, "no cable between two networks can be made");
+        };
+        let asked = || neighbour.does(|| ask(SocketAddr::from(([192, 0, 2, 1], 843))));
+        apply(
+            &nft,
+            "table ip nat {\nchain prerouting {\ntype nat hook prerouting priority dstnat\n\
+             tcp dport 843 redirect to :7843\n}\n}\n",
+        );
+        apply(&nft, &filter("iif lo accept; tcp dport 7843 accept; reject"));
+        old_server();
+        assert_eq!(asked(), OLD_ANSWER);
+        let _daemon = Setup::bound(&[(Ipv4Addr::UNSPECIFIED, 843).into()]).start();
+        assert_eq!(asked(), OLD_ANSWER, "the redirect is there");
+        assert!(run(&nft, &["insert", "rule", "inet", "filter", "input", "tcp dport 843 accept"]));
+        assert_eq!(asked(), OLD_ANSWER, "the redirect is still there");
+        assert!(run(&nft, &["delete", "table", "ip", "nat"]));
+        assert_eq!(asked(), document_of(843, RULES));
     });
 }
 

@@ -202,7 +202,7 @@ pub struct Probe {
     #[arg(long, value_name = "URL")]
     pub origin: Option<String>,
 
-    /// Also ask this port, as content does that loads a policy from it; wait ten times as long
+    /// Also ask this port, as content that loads a policy from it does; wait ten times as long
     #[arg(long, value_name = "PORT", value_parser = parse_port)]
     pub load_policy: Option<u16>,
 
@@ -210,7 +210,7 @@ pub struct Probe {
     #[arg(long, value_name = "PORT", default_value_t = MASTER_PORT, value_parser = parse_port)]
     pub policy_port: u16,
 
-    /// Send a header of the PROXY protocol first, as a balancer does that checks the server
+    /// Send a header of the PROXY protocol first, as a balancer that checks the server does
     #[arg(long)]
     pub proxy_protocol: bool,
 

@@ -139,7 +139,7 @@ impl fmt::Display for NetworkError {
                 let (address, _) = written.split_once('/').unwrap_or((written, ""));
                 write!(
                     f,
-                    "\"{written}\" has bits behind its prefix; for the whole network write \
+                    "\"{written}\" has bits set after its prefix; for the whole network write \
                      \"{first}/{prefix}\", for the one address \"{address}\""
                 )
             }
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(error("10.0.0.1/8"), host_bits);
         assert_eq!(
             host_bits.to_string(),
-            "\"10.0.0.1/8\" has bits behind its prefix; for the whole network write \
+            "\"10.0.0.1/8\" has bits set after its prefix; for the whole network write \
              \"10.0.0.0/8\", for the one address \"10.0.0.1\""
         );
         let mapped = NetworkError::Mapped("192.0.2.0".parse().unwrap());

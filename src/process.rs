@@ -87,7 +87,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let system = |errno: Errno| io::Error::from(errno);
         match *self {
-            Self::Signals(errno) => write!(f, "cannot hold signals back: {}", system(errno)),
+            Self::Signals(errno) => write!(f, "cannot block signals: {}", system(errno)),
             Self::Dumps(errno) => write!(f, "cannot forbid core dumps: {}", system(errno)),
             Self::Limit(errno) => write!(f, "cannot read the limits: {}", system(errno)),
             Self::Descriptors { limit, least } => write!(

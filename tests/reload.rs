@@ -401,10 +401,7 @@ fn a_directory_that_was_made_after_the_start_is_said_to_need_a_restart() {
     );
     let daemon = Alone::serve(&main_file);
     let line = daemon.wait_for(&policies.display().to_string());
-    assert!(
-        line.ends_with(" does not exist: restart the daemon once you have created it"),
-        "{line}"
-    );
+    assert!(line.ends_with(" does not exist: if you create it, restart the daemon"), "{line}");
     let sandbox = daemon.wait_for("sandbox: ");
     if sandbox.contains("no landlock") {
         return skip(test, sandbox);
@@ -449,7 +446,10 @@ fn a_missing_directory_that_a_reload_can_read_once_it_is_there_needs_no_restart(
     }
     // Where the link leads is out of reach, though the link itself is not.
     assert_eq!(restarts.len(), 1, "{restarts:?}");
-    assert!(restarts[0].contains(&format!("{} does not exist: restart", link.display())));
+    assert!(
+        restarts[0]
+            .contains(&format!("{} does not exist: if you create it, restart", link.display()))
+    );
 
     directory.directory("deep");
     directory.directory("deep/policy.d");

@@ -821,7 +821,7 @@ fn nothing_is_said_of_settings_and_drop_ins_that_a_syntax_error_hides() {
     let problems = config::load_to_serve(&scratch.join("masterpolicyd.toml"), &trust());
     let problems = problems.unwrap_err().0;
     let [only] = &problems[..] else { panic!("{problems:?}") };
-    assert_eq!(only.message, "this array is not closed; write ] behind its last element");
+    assert_eq!(only.message, "this array is not closed; write ] after its last element");
     assert_eq!((only.place.at.line, only.place.at.column), (1, 15));
 }
 

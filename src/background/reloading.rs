@@ -92,7 +92,8 @@ impl<T> Reloading<T> {
             Ok(result) => result,
             Err(TryRecvError::Empty) => return None,
             Err(TryRecvError::Disconnected) => {
-                let failure = "the thread that reads the configuration has ended: restart";
+                let failure =
+                    "the thread that reads the configuration has ended: restart the daemon";
                 error!("{failure}");
                 Err(failure.into())
             }

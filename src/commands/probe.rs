@@ -291,7 +291,7 @@ impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Duration(error) => write!(f, "{error}"),
-            Self::Zero => f.write_str("no answer comes in no time; a player waits 3s"),
+            Self::Zero => f.write_str("with a timeout of 0 no answer can come; a player waits 3s"),
             Self::TooLong => write!(f, "at most {}; a player waits 3s", Written(LONGEST_TIMEOUT)),
         }
     }

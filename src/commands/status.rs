@@ -271,7 +271,7 @@ impl Daemon {
     /// One of which only the service manager knows.
     fn of_unit(pid: i32, unit: Unit) -> Self {
         let state = state_of(Some(&unit), None);
-        let metrics = Err("not asked, since the process is not to be seen".to_owned());
+        let metrics = Err("not asked, since the process cannot be seen".to_owned());
         Self { pid, process: None, user: None, unit: Some(unit), state, metrics }
     }
 
@@ -521,8 +521,11 @@ mod tests {
         let address = "[::1]:9843".parse().unwrap();
         let (at, taken) = (MetricsSaid::At(address), MetricsSaid::Taken(address));
         for (words, said) in [
-            ("serving 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not", Some(at)),
-            ("stopping 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not", Some(at)),
+            ("serving 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not served", Some(at)),
+            (
+                "stopping 1 rule on [::]:843, metrics on [::1]:9843; 0 served, 0 not served",
+                Some(at),
+            ),
             ("serving 1 rule on [::]:843, no metrics on [::1]:9843 (taken); 0 served", Some(taken)),
             ("serving 1 rule on [::]:843; 0 served", None),
             ("serving 1 rule on [::]:843, metrics on here", None),

@@ -126,7 +126,7 @@ pub(super) fn void_rules(
 ) -> Option<Problem> {
     let is_void = meta_policy == MetaPolicy::None && !rules.is_empty();
     let message = "no policy counts with the meta-policy \"none\", so the rules grant nothing; write \
-                   \"master-only\" if they are to";
+                   \"master-only\" if they should count";
     is_void.then_some(spot).flatten().map(|spot| warning(spot, message))
 }
 

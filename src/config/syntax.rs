@@ -39,7 +39,7 @@ pub(super) fn slips(
             next.get_or_insert(other);
         }
         told.push(if is_unquoted(slip) && next.is_some_and(begins_another_entry) {
-            (slip.offset, "write a comma or a new line behind the value of each key".to_owned())
+            (slip.offset, "write a comma or a new line after the value of each key".to_owned())
         } else {
             in_words(source, lines, slip)
         });
@@ -58,10 +58,10 @@ impl Unclosed {
     fn find(source: &str, lines: &Positions<'_>, slips: &[Slip<'_>]) -> Option<Self> {
         let has = |beginning| slips.iter().any(|slip| slip.message.starts_with(beginning));
         let (bracket, words, message): (_, &[&str], _) = if has("unclosed array, ") {
-            let message = "this array is not closed; write ] behind its last element";
+            let message = "this array is not closed; write ] after its last element";
             ('[', &["array elements", "in array", "unclosed array, "], message)
         } else if has("unclosed inline table") {
-            let message = "this table is not closed; write } behind its last entry";
+            let message = "this table is not closed; write } after its last entry";
             ('{', &["inline table", "key-value pairs"], message)
         } else {
             return None;
@@ -190,7 +190,7 @@ fn is_unseen(c: char) -> bool {
 /// What to write where the parser says `message`; `rest` is the text from there on.
 fn remedy(message: &str, rest: &str) -> Option<&'static str> {
     const REMEDIES: [(&str, &str); 14] = [
-        ("key with no value", "write = and a value behind the key"),
+        ("key with no value", "write = and a value after the key"),
         ("unquoted keys cannot be empty", "the name is missing"),
         ("unclosed table", "this header is not closed; write ] at its end"),
         ("unclosed array table", "this header is not closed; write ]] at its end"),
@@ -311,7 +311,7 @@ mod tests {
             ("user = '''a\nb", 2, 2, "a string is not closed; write ''' at its end"),
             ("user = \"C:\\d\"", 1, 12, ESCAPES),
             ("user = \"C:\\Users\"", 1, 13, ESCAPES),
-            ("user nobody", 1, 6, "write = and a value behind the key"),
+            ("user nobody", 1, 6, "write = and a value after the key"),
             ("user: nobody", 1, 5, "write = between a key and its value"),
             ("// users", 1, 1, "a comment begins with #"),
             ("; users", 1, 1, "a comment begins with #"),
@@ -377,9 +377,9 @@ mod tests {
                 "a = { b = 1 c = 2 }",
                 1,
                 11,
-                "write a comma or a new line behind the value of each key",
+                "write a comma or a new line after the value of each key",
             ),
-            ("a = 1 b = 2", 1, 5, "write a comma or a new line behind the value of each key"),
+            ("a = 1 b = 2", 1, 5, "write a comma or a new line after the value of each key"),
         ] {
             assert_eq!(told(source), [(line, column, words.to_owned())], "{source}");
         }
@@ -392,13 +392,13 @@ mod tests {
                 "a = [\n  \"b\",\nc = \"d\"\n[e]\nf = \"g\"\n",
                 1,
                 5,
-                "this array is not closed; write ] behind its last element",
+                "this array is not closed; write ] after its last element",
             ),
             (
                 "a = { b = 1, c = 2\n[e]\nf = \"g\"\n",
                 1,
                 5,
-                "this table is not closed; write } behind its last entry",
+                "this table is not closed; write } after its last entry",
             ),
             (
                 "a = [\"b]\nc = \"d\"\n[e]\nf = \"g\"\n",

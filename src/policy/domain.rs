@@ -168,7 +168,8 @@ impl fmt::Display for DomainError {
             Self::Label(text) => write!(
                 f,
                 "\"{}\" is not a host name: each part between dots has 1 to 63 letters, digits, \
-                 hyphens or underscores, and no hyphen at its start or end; all have at most 253",
+                 hyphens or underscores, and no hyphen at its start or end; the whole name has \
+                 at most 253",
                 text.escape_default()
             ),
         }

@@ -240,7 +240,7 @@ impl Finding {
                 "local-failure",
                 Fault,
                 [Unknown; 3],
-                "mend this host first, or probe from another one",
+                "remove the cause on this host, or probe from another one",
             ),
             Self::Silent => (
                 "silent",
@@ -476,11 +476,11 @@ impl fmt::Display for Finding {
             ),
             Self::SiteControlElsewhere => f.write_str(
                 "the policy has a site-control, which counts on port 843 alone, and some players \
-                 take the whole policy for void because of it",
+                 reject the whole policy because of it",
             ),
             Self::SiteControlIgnored => f.write_str(
                 "site-control names a meta-policy for HTTP and FTP, which means nothing on a \
-                 socket: players take it as all",
+                 socket: players read it as all",
             ),
             Self::TrailingBytes(bytes) => {
                 write!(f, "{} came after the NUL", Counted(*bytes, "byte"))

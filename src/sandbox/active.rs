@@ -87,7 +87,7 @@ impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         if self.reason.kind() == io::ErrorKind::NotFound {
-            return write!(f, "{path} does not exist: restart the daemon once you have created it");
+            return write!(f, "{path} does not exist: if you create it, restart the daemon");
         }
         write!(f, "cannot open {path}: {}: restart the daemon once it can be read", self.reason)
     }

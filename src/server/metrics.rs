@@ -249,7 +249,7 @@ pub static METRICS: [Metric; 12] = [
     Metric {
         name: "masterpolicyd_log_lines_dropped_total",
         kind: MetricType::Counter,
-        help: "Log lines that standard error did not take.",
+        help: "Log lines that could not be written to standard error.",
         samples: |samples, _, gauges| samples.write("", gauges.log_lines_dropped),
     },
     Metric {

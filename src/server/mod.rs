@@ -689,7 +689,11 @@ impl Server {
         }
         let (served, unserved) =
             (self.counters.requests(Outcome::Served), self.counters.unserved());
-        let _ = write!(status, "; {served} served, {unserved} not, {} open", self.unfinished.len());
+        let _ = write!(
+            status,
+            "; {served} served, {unserved} not served, {} open",
+            self.unfinished.len()
+        );
         if let Some(running) = self.reloading.running(Instant::now()) {
             let _ = write!(status, "; reloading for {} s", running.as_secs());
         }

@@ -160,7 +160,8 @@ fn summary(status: &Status, terminal: Terminal) -> String {
         let name = &unit.name;
         (Tone::Bad, "down", format!("see journalctl -u {}", Escaped(name)))
     } else if let Some(unit) = status.waiting.first().filter(|_| count == 0) {
-        let text = format!("none runs; {} starts one for the first client", Escaped(&unit.name));
+        let text =
+            format!("no daemon runs; {} starts one for the first client", Escaped(&unit.name));
         (Tone::Doubtful, "none", text)
     } else if count == 0 && status.are_hidden {
         let text = "you may not see the processes of others; ask as root".to_owned();

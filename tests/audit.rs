@@ -224,7 +224,7 @@ fn a_policy_that_was_not_reloaded_differs() {
         let main = daemon.directory.path().join(MAIN_FILE);
         let difference = format!(
             "configured policy (1 rule to add, 1 rule to take away: see masterpolicyd -c {} diff); \
-             reload",
+             either send SIGHUP to the daemon, or stop what listens there",
             main.display()
         );
         assert!(printed.contains(&difference), "{printed}");
@@ -238,8 +238,43 @@ fn a_daemon_that_does_not_run_differs() {
         let answer = audit_json(&directory);
         assert_eq!(policy_port(&answer, POLICY_PORT)["state"], "not-served");
         let text = audit(&directory, &[]).stdout;
-        let note = "nothing listens on 0.0.0.0:843, [::]:843; start masterpolicyd";
+        let note = "nothing listens on 0.0.0.0:843, [::]:843: start the daemon";
         assert!(text.contains(note), "{text}");
+    });
+}
+
+#[test]
+fn the_remedy_of_an_instance_names_its_unit() {
+    let name = "the_remedy_of_an_instance_names_its_unit";
+    let Some(unshare) = unshare_of_mounts(name) else { return };
+    in_own_network(name, || {
+        let other = serve("5000");
+        let silent = listen_on("127.0.0.1:7843");
+        let text = "listen = [\"127.0.0.1:843\", \"127.0.0.1:7843\", \"127.0.0.1:8843\"]\n\
+                    policy-dirs = []\n";
+        let directory = Scratch::new();
+        let main = directory.file(MAIN_FILE, text);
+        let script = "for it in /etc /run; do mount -t tmpfs -o mode=755 tmpfs $it || exit 99; done; \
+                      mkdir -p /etc/masterpolicyd /run/systemd/system && \
+                      cat > /etc/masterpolicyd/shop.toml && \
+                      exec \"$0\" -c /etc/masterpolicyd/shop.toml audit";
+        let output = Command::new(unshare)
+            .args(["--mount", "/bin/sh", "-c", script, PROGRAM])
+            .stdin(fs::File::open(main).unwrap())
+            .output()
+            .unwrap();
+        if output.status.code() == Some(99) {
+            return skip(name, String::from_utf8_lossy(&output.stderr));
+        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        for note in [
+            "); either systemctl reload masterpolicyd@shop, or stop what listens there\n",
+            "; either systemctl restart masterpolicyd@shop, or stop what listens there\n",
+            "nothing listens on 127.0.0.1:8843: systemctl start masterpolicyd@shop\n",
+        ] {
+            assert!(text.contains(note), "{note}{text}");
+        }
+        drop((other, silent));
     });
 }
 
@@ -563,8 +598,8 @@ fn on_a_terminal_it_is_a_table() {
         };
         let table = [
             "ABOUT        PORTS  STATE       LISTENING  NOTE",
-            "policy port  843    not-served             nothing listens on 127.0.0.1:843; start \
-             masterpolicyd",
+            "policy port  843    not-served             nothing listens on 127.0.0.1:843: start \
+             the daemon",
             "policy port  7843   free",
             "differ: policy and host differ in 1 place",
         ];

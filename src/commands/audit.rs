@@ -18,7 +18,7 @@ use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::table::{Cell, Table};
 use super::terminal::{Terminal, Tone};
-use super::{load, tell, typed};
+use super::{apply_by, load, tell, typed};
 use crate::audit::{
     self, Answer, Audit, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
     REDIRECT_PORT,
@@ -241,20 +241,22 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration, config: &P
             port.port
         ),
         PortState::OtherPolicy => format!(
-            "{} gives out something else than the configured policy{}; reload masterpolicyd, or \
-             stop what listens there",
+            "{} gives out something else than the configured policy{}; either {}, or stop what \
+             listens there",
             at(Holder::Judged, |answer| answer == Answer::Other),
-            difference(port, configuration, config)
+            difference(port, configuration, config),
+            apply_by("reload", config)
         ),
         PortState::Silent => format!(
-            "{} gives out no policy, and players wait {} seconds for one; restart masterpolicyd, \
-             or stop what listens there",
+            "{} gives out no policy, and players wait {} seconds for one; either {}, or stop what \
+             listens there",
             at(Holder::Judged, Answer::is_missing),
-            MASTER_LIMIT.as_secs()
+            MASTER_LIMIT.as_secs(),
+            apply_by("restart", config)
         ),
         PortState::NotServed => {
             let missing: Vec<_> = port.missing.iter().map(SocketAddr::to_string).collect();
-            format!("nothing listens on {}; start masterpolicyd", missing.join(", "))
+            format!("nothing listens on {}: {}", missing.join(", "), apply_by("start", config))
         }
         PortState::Served => "gives out the configured policy".into(),
         PortState::Held if port.port == REDIRECT_PORT => {

@@ -76,8 +76,8 @@ fn typed(command: &str, config: &Path) -> String {
     }
 }
 
-/// How the daemon of this main file is told to reload or to restart: by systemd, where it runs (see
-/// `sd_booted(3)`).
+/// How the daemon of this main file is started, restarted or told to reload: by systemd, where it
+/// runs (see `sd_booted(3)`).
 fn apply_by(verb: &str, config: &Path) -> String {
     let is_booted = Path::new("/run/systemd/system").is_dir();
     match (unit_of(config).filter(|_| is_booted), verb) {

@@ -396,7 +396,7 @@ enum ListenError {
     /// An address alone.
     NoPort(IpAddr),
     /// An IPv6 address and a port, but no brackets between them.
-    NoBrackets(Ipv6Addr, String),
+    NoBrackets(SocketAddr),
     /// Port 0 or one above 65535.
     Port(String),
     /// A name, perhaps, but no address.
@@ -422,14 +422,9 @@ impl fmt::Display for ListenError {
                 "the address is missing; for every address of this host write \"0.0.0.0:{port}\" \
                  and \"[::]:{port}\""
             ),
-            Self::NoPort(IpAddr::V4(address)) => {
-                write!(f, "the port is missing; write \"{address}:{MASTER_PORT}\"")
-            }
-            Self::NoPort(IpAddr::V6(address)) => {
-                write!(f, "the port is missing; write \"[{address}]:{MASTER_PORT}\"")
-            }
-            Self::NoBrackets(address, port) => {
-                write!(f, "an IPv6 address has to be in brackets; write \"[{address}]:{port}\"")
+            Self::NoPort(address) => tell_no_port(f, SocketAddr::new(*address, MASTER_PORT)),
+            Self::NoBrackets(address) => {
+                write!(f, "an IPv6 address has to be in brackets; write \"{address}\"")
             }
             Self::Port(port) => write!(f, "port {port} is not between 1 and 65535"),
             Self::NotAnAddress(text) => write!(
@@ -456,6 +451,14 @@ impl fmt::Display for ListenError {
     }
 }
 
+/// That a port is missing, or the error that `address`, which has one, would be.
+fn tell_no_port(f: &mut fmt::Formatter<'_>, address: SocketAddr) -> fmt::Result {
+    match refusal(address) {
+        Some(error) => write!(f, "{error}"),
+        None => write!(f, "the port is missing; write \"{address}\""),
+    }
+}
+
 /// An address and a port to serve the metrics on, which are for this host unless someone says so.
 struct MetricsAddress(SocketAddr);
 
@@ -469,8 +472,7 @@ impl fmt::Display for MetricsError {
                 write!(f, "the address is missing; for this host alone write \"127.0.0.1:{port}\"")
             }
             ListenError::NoPort(address) => {
-                let address = SocketAddr::new(*address, METRICS_PORT);
-                write!(f, "the port is missing; write \"{address}\"")
+                tell_no_port(f, SocketAddr::new(*address, METRICS_PORT))
             }
             ListenError::NotAnAddress(text) => write!(
                 f,
@@ -525,8 +527,11 @@ impl FromStr for ListenAddress {
         }
         let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
         // `::1:843` is an address too, but hardly the one that is meant.
-        if let (Ok(address), Ok(MASTER_PORT..)) = (address.parse::<Ipv6Addr>(), port.parse()) {
-            return Err(ListenError::NoBrackets(address, port.to_owned()));
+        let unbracketed = address.parse::<Ipv6Addr>().ok().zip(port.parse().ok());
+        let unbracketed = unbracketed.map(|(ip, port)| SocketAddr::from((ip, port)));
+        let no_brackets = |it| refusal(it).unwrap_or(ListenError::NoBrackets(it));
+        if let Some(address) = unbracketed.filter(|it| it.port() >= MASTER_PORT) {
+            return Err(no_brackets(address));
         }
         if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
             return Err(ListenError::NoPort(address));
@@ -540,8 +545,8 @@ impl FromStr for ListenAddress {
             Err(ListenError::NoAddress(port.to_owned()))
         } else if bare.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_err() {
             Err(ListenError::Port(port.to_owned()))
-        } else if let Ok(address) = address.parse::<Ipv6Addr>() {
-            Err(ListenError::NoBrackets(address, port.to_owned()))
+        } else if let Some(address) = unbracketed {
+            Err(no_brackets(address))
         } else {
             Err(ListenError::NotAnAddress(text.to_owned()))
         }
@@ -567,9 +572,15 @@ mod tests {
         assert_eq!(error("[::1]"), ListenError::NoPort("::1".parse().unwrap()));
         assert_eq!(
             error("2001:db8:0:0:0:0:0:1:843"),
-            ListenError::NoBrackets("2001:db8::1".parse().unwrap(), own("843"))
+            ListenError::NoBrackets("[2001:db8::1]:843".parse().unwrap())
         );
-        assert_eq!(error("::1:843"), ListenError::NoBrackets("::1".parse().unwrap(), own("843")));
+        assert_eq!(error("::1:843"), ListenError::NoBrackets("[::1]:843".parse().unwrap()));
+        assert_eq!(
+            error("fe80::1:843"),
+            ListenError::NoInterface("[fe80::1]:843".parse().unwrap())
+        );
+        let without_port = error("fe80::1").to_string();
+        assert!(without_port.contains("as in \"[fe80::1%2]:843\""), "{without_port}");
         assert_eq!(error("fe80::1:2"), ListenError::NoPort("fe80::1:2".parse().unwrap()));
         assert_eq!(error("127.0.0.1:0"), ListenError::Port(own("0")));
         assert_eq!(error("127.0.0.1:65536"), ListenError::Port(own("65536")));

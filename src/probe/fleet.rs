@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "1: \"a.test\" has no port; write game.example.com:5000 or [2001:db8::7]:5000",
+                "1: \"a.test\" has no port; write a.test:5000",
                 "4: \"0\" is not a port between 1 and 65535",
                 "5: \"d.test 1 2\" has no port; write game.example.com:5000 or [2001:db8::7]:5000",
             ]

@@ -196,7 +196,12 @@ fn unreachable() {
 /// A link-local address without its link is no address that this host could ask.
 #[test]
 fn local_failure() {
-    let probed = probe_host("fe80::1", &[]);
+    if unshare_of_mounts("local_failure").is_none() {
+        return;
+    }
+    let directory = Scratch::new();
+    let hosts = directory.file("hosts", "fe80::1 link.test\n");
+    let probed = probe_with_etc("hosts", &hosts, &["link.test", "5000"]);
     assert_eq!(probed.codes("master"), ["local-failure"]);
     assert_eq!(probed.verdict(), ("unknown", "local-failure", 2));
 }
@@ -801,8 +806,8 @@ fn monitoring_is_told_in_its_own_codes() {
     assert!(text.ends_with("; refused: nothing listens on this port"), "no word twice: {text}");
     assert_eq!((data.len(), code), (1, 2));
 
-    let (text, _, code) = plugin(&["fe80::1", "5000", "--nagios"]);
-    assert!(text.starts_with("MASTERPOLICYD UNKNOWN - [fe80::1]:5000 unknown: "), "{text}");
+    let (text, _, code) = plugin(&["fe80::1%1", "5000", "--nagios"]);
+    assert!(text.starts_with("MASTERPOLICYD UNKNOWN - [fe80::1%1]:5000 unknown: "), "{text}");
     assert_eq!(code, 3);
 }
 
@@ -953,6 +958,8 @@ refused: no policy came that a player would take (a player says Error #2048)
 fn wrong_usage_is_told_in_a_line_and_exits_2() {
     for (arguments, words) in [
         (&["127.0.0.1"][..], "\"127.0.0.1\" has no port"),
+        (&["fe80::1:843"], "has no port; write [fe80::1%2]:843, where 2 is the interface"),
+        (&["fe80::1", "843"], "fe80::1 is for one link; write fe80::1%2, where 2 is the interface"),
         (&["127.0.0.1", "0"], "\"0\" is not a port between 1 and 65535"),
         (&["a b", "5000"], "\"a b\" is not a host"),
         (&["127.0.0.1", "5000", "--timeout", "3"], "--timeout: \"3\" is not a duration"),

@@ -542,6 +542,25 @@ fn a_name_counts_in_the_first_directory_that_has_it() {
 }
 
 #[test]
+fn a_directory_with_two_names_is_read_once_and_masks_nothing() {
+    let scratch = sound();
+    scratch.file("policy.d/README", "");
+    symlink("policy.d", scratch.join("link")).unwrap();
+    scratch.file("masterpolicyd.toml", "policy-dirs = [\"policy.d\", \"link\"]\n");
+    let configuration = load(&scratch).unwrap();
+    assert_eq!(configuration.rules.len(), 1);
+    assert_eq!(configuration.masked, []);
+    assert_eq!(configuration.skipped, [scratch.join("policy.d/README")]);
+    let told: Vec<_> = configuration.warnings.iter().map(ToString::to_string).collect();
+    let directory = scratch.path().display();
+    let expected = format!(
+        "{directory}/link:1:1: warning: this directory is {directory}/policy.d too, and is read \
+         once; remove one of them from policy-dirs"
+    );
+    assert_eq!((told.len(), &told[0]), (2, &expected), "{told:?}");
+}
+
+#[test]
 fn a_directory_that_cannot_be_read_is_an_error() {
     let scratch = sound();
     if nix::unistd::geteuid().is_root() {

@@ -357,6 +357,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// Whether the paths of both lead to one directory.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let place = |it: &Self| (it.found.visited.status.device, it.found.visited.status.inode);
+        place(self) == place(other)
+    }
+
     /// The names in it, in their order; no more than `most` of them.
     pub(super) fn names(&self, most: usize) -> Result<Vec<OsString>, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -469,11 +469,7 @@ impl<'a> Loader<'a> {
         rules: &mut Vec<PlacedRule>,
     ) -> Option<Vec<Masked>> {
         let settings = &main.settings;
-        let directories: Vec<_> = settings
-            .policy_dirs
-            .iter()
-            .filter_map(|path| self.open_policy_dir(path, files, guard, settings))
-            .collect();
+        let directories = self.open_policy_dirs(files, guard, settings);
         let found = drop_ins::find(&directories, |dir| settings.keeper_of(&dir.path));
         self.skipped.clone_from(&found.skipped);
         for problem in found.problems {
@@ -593,6 +589,35 @@ impl<'a> Loader<'a> {
                 path_word(self.path)
             );
         }
+    }
+
+    /// The directories of drop-ins that can be looked through, each once.
+    fn open_policy_dirs(
+        &mut self,
+        files: &Files,
+        guard: &mut Guard<'_>,
+        settings: &Settings,
+    ) -> Vec<Directory> {
+        let mut directories: Vec<Directory> = Vec::new();
+        for path in &settings.policy_dirs {
+            let Some(directory) = self.open_policy_dir(path, files, guard, settings) else {
+                continue;
+            };
+            match directories.iter().find(|first| first.is(&directory)) {
+                // By a link, as of a merged /usr. Its files would mask themselves.
+                Some(first) => {
+                    let message = format!(
+                        "this directory is {} too, and is read once; remove one of them from \
+                         policy-dirs",
+                        first.path.display()
+                    );
+                    let place = Place::start_of(path);
+                    self.problems.push(Problem::new(Severity::Warning, place, message));
+                }
+                None => directories.push(directory),
+            }
+        }
+        directories
     }
 
     /// A directory of drop-ins, if there is one that can be looked through.

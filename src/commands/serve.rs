@@ -103,7 +103,7 @@ fn serve(path: &Path, authority: Authority) -> Result<(), ServeError> {
             .account
             .clone()
             .or_else(|| privileges::started_as_root().then(|| Account::from(&identity))),
-        is_confined: settings.sandbox != Sandbox::Off,
+        outside_sandbox: (settings.sandbox != Sandbox::Off).then(|| typed("check", path)),
     };
     let notifier = notifier()?;
     let bound = bind(&settings, &notifier)?;
@@ -361,7 +361,7 @@ fn service(configuration: &Configuration) -> Service {
 struct Known {
     starting_uid: u32,
     account: Option<Account>,
-    is_confined: bool,
+    outside_sandbox: Option<String>,
 }
 
 /// Watches the files of the configuration.
@@ -431,7 +431,7 @@ fn reloader(
             name_of: &|_| None,
             // It is the reader itself who reads.
             can_read: &|_, _, _| Some(true),
-            is_confined: known.is_confined,
+            outside_sandbox: known.outside_sandbox.as_deref(),
             pause: &|| pace.breathe(),
         };
         let configuration = config::load(&path, &trust).map_err(|problems| {

@@ -53,8 +53,9 @@ pub struct Trust<'a> {
     /// Whether an account, with these supplementary groups, can read the file or directory at
     /// this path. `None` where that cannot be found out; then the modes tell.
     pub can_read: &'a CanRead<'a>,
-    /// Whether a sandbox reaches only the directories that there were at the start.
-    pub is_confined: bool,
+    /// The command that reads the same files outside of the sandbox, which reaches only the
+    /// directories that there were at the start; nothing where there is no sandbox.
+    pub outside_sandbox: Option<&'a str>,
     /// Called between two pieces of work, by whoever must not keep others from a processor.
     pub pause: &'a dyn Fn(),
 }
@@ -71,7 +72,7 @@ impl Trust<'static> {
             find: &find,
             name_of: &account::name_of,
             can_read: &|_, _, _| None,
-            is_confined: false,
+            outside_sandbox: None,
             pause: &|| {},
         }
     }

@@ -580,13 +580,12 @@ impl<'a> Loader<'a> {
     /// Says what may be the reason where the sandbox or the mode of a file denies it: the system does
     /// not tell which.
     fn explain_denial(&self, problem: &mut Problem) {
-        if self.trust.is_confined && problem.is_denied {
+        if let Some(check) = self.trust.outside_sandbox.filter(|_| problem.is_denied) {
             // Writing to a string does not fail.
             let _ = write!(
                 problem.message,
-                "; if masterpolicyd -c {} check can read it, the sandbox does not reach what was \
-                 not there at the start: restart the daemon",
-                path_word(self.path)
+                "; if {check} can read it, the sandbox does not reach what was not there at the \
+                 start: restart the daemon"
             );
         }
     }
@@ -836,15 +835,16 @@ mod tests {
 
     #[test]
     fn only_what_a_sandbox_may_have_denied_is_told_of_the_sandbox() {
-        let told = |is_confined, errno| {
-            let trust = Trust { is_confined, ..Trust::of_this_process() };
+        let told = |outside_sandbox, errno| {
+            let trust = Trust { outside_sandbox, ..Trust::of_this_process() };
             let mut problem = unread(errno);
             Loader::new(Path::new("main.toml"), &trust).explain_denial(&mut problem);
-            problem.message.contains("the sandbox does not reach")
+            problem.message.contains("; if masterpolicyd check can read it, the sandbox does not")
         };
-        assert!(told(true, Errno::EACCES));
-        assert!(!told(true, Errno::ENOENT));
-        assert!(!told(false, Errno::EACCES));
+        let check = Some("masterpolicyd check");
+        assert!(told(check, Errno::EACCES));
+        assert!(!told(check, Errno::ENOENT));
+        assert!(!told(None, Errno::EACCES));
     }
 
     #[test]

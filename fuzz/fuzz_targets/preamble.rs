@@ -5,21 +5,21 @@
 use std::net::SocketAddr;
 
 use libfuzzer_sys::fuzz_target;
-use masterpolicyd::server::preamble::{Header, Taken, Preamble};
+use masterpolicyd::server::preamble::{Header, HeaderSoFar, Preamble};
 use ppp::{v1, v2};
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let (bytes, cuts) = input;
     let whole = Preamble::default().take(&bytes);
     let mut preamble = Preamble::default();
-    let mut parsed = Taken::Unfinished;
+    let mut parsed = HeaderSoFar::Unfinished;
     let mut before = 0;
     let mut cuts = cuts.iter().map(|cut| usize::from(*cut).max(1)).chain(std::iter::repeat(7));
-    while before < bytes.len() && parsed == Taken::Unfinished {
+    while before < bytes.len() && parsed == HeaderSoFar::Unfinished {
         let end = (before + cuts.next().unwrap_or(1)).min(bytes.len());
         parsed = match preamble.take(&bytes[before..end]) {
-            Taken::Complete { header, taken } => {
-                Taken::Complete { header, taken: before + taken }
+            HeaderSoFar::Complete { header, taken } => {
+                HeaderSoFar::Complete { header, taken: before + taken }
             }
             parsed => parsed,
         };
@@ -27,7 +27,7 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     }
     assert_eq!(parsed, whole);
     // What is not known of it is another matter: there `ppp` has limits that the protocol has not.
-    if let Taken::Complete { header: Header::Client { client, asked }, taken } = whole {
+    if let HeaderSoFar::Complete { header: Header::Client { client, asked }, taken } = whole {
         assert_eq!(named_by_ppp(&bytes), Some(([client, asked], taken)));
     }
 });

@@ -16,7 +16,7 @@ use socket2::SockRef;
 
 use super::exchange::{Ending, Exchange, Outcome, PolicyRequest, Request, Want};
 use super::listener::Purpose;
-use super::preamble::{Header, Preamble, Taken};
+use super::preamble::{Header, HeaderSoFar, Preamble};
 use super::scrape::{self, HttpRequest};
 use crate::document::{Document, Documents};
 
@@ -67,13 +67,13 @@ pub(super) enum Progress {
 }
 
 /// Where the answer to a request comes from.
-trait Answer<R> {
+trait Responder<R> {
     /// The whole answer to a request that is complete; the same at every call.
-    fn to(&mut self, request: &R) -> &[u8];
+    fn answer_to(&mut self, request: &R) -> &[u8];
 }
 
-impl Answer<PolicyRequest> for Document {
-    fn to(&mut self, _: &PolicyRequest) -> &[u8] {
+impl Responder<PolicyRequest> for Document {
+    fn answer_to(&mut self, _: &PolicyRequest) -> &[u8] {
         self.bytes()
     }
 }
@@ -84,8 +84,8 @@ struct Response<'a> {
     metrics: &'a dyn Fn() -> String,
 }
 
-impl Answer<HttpRequest> for Response<'_> {
-    fn to(&mut self, request: &HttpRequest) -> &[u8] {
+impl Responder<HttpRequest> for Response<'_> {
+    fn answer_to(&mut self, request: &HttpRequest) -> &[u8] {
         self.written.get_or_insert_with(|| scrape::response(request, self.metrics))
     }
 }
@@ -103,9 +103,9 @@ fn meet(
             Ok(count @ 1..) => {
                 trace!("{peer}: read {count} bytes, and expects a header");
                 match preamble.take(&buffer[..count]) {
-                    Taken::Unfinished => {}
-                    Taken::Complete { header, taken } => return Ok((header, taken..count)),
-                    Taken::Malformed => {
+                    HeaderSoFar::Unfinished => {}
+                    HeaderSoFar::Complete { header, taken } => return Ok((header, taken..count)),
+                    HeaderSoFar::Malformed => {
                         return Err(Progress::Ended(Ending::malformed(&buffer[..count])));
                     }
                 }
@@ -153,7 +153,7 @@ fn drive<R: Request>(
     mut stream: &TcpStream,
     peer: &SocketAddr,
     exchange: &mut Exchange<R>,
-    answer: &mut impl Answer<R>,
+    responder: &mut impl Responder<R>,
     buffer: &mut [u8],
 ) -> Progress {
     loop {
@@ -171,7 +171,7 @@ fn drive<R: Request>(
                 (read, Interest::READABLE)
             }
             Want::Send { from } => {
-                let bytes = answer.to(exchange.request());
+                let bytes = responder.answer_to(exchange.request());
                 // MSG_MORE holds the last segment back until the shutdown that follows at once, so
                 // that the end of the answer and the FIN leave in one.
                 let sent = SockRef::from(stream)

@@ -26,7 +26,7 @@ const QUOTED: usize = 32;
 pub trait Request {
     /// Takes what the client sent, which is not empty, until the request is complete or cannot
     /// become one.
-    fn take(&mut self, bytes: &[u8]) -> Taken;
+    fn take(&mut self, bytes: &[u8]) -> RequestSoFar;
 
     /// Whether nothing has been taken yet.
     fn is_untouched(&self) -> bool;
@@ -34,7 +34,7 @@ pub trait Request {
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum RequestSoFar {
     /// More of it has to come.
     Unfinished,
     /// It is complete, and this may follow it.
@@ -80,20 +80,20 @@ impl Spelling {
 
 impl PolicyRequest {
     /// Takes bytes as the request in one spelling, of which those before were right.
-    fn take_as(&mut self, spelling: Spelling, bytes: &[u8]) -> Taken {
+    fn take_as(&mut self, spelling: Spelling, bytes: &[u8]) -> RequestSoFar {
         let missing = &spelling.text()[usize::from(self.matched)..];
         let length = missing.len().min(bytes.len());
         if bytes[..length] != missing[..length] {
-            Taken::Malformed
+            RequestSoFar::Malformed
         } else if length < missing.len() {
             // Less than the request is long, so it fits.
             self.matched += u8::try_from(length).unwrap_or(0);
             self.spelling = spelling;
-            Taken::Unfinished
+            RequestSoFar::Unfinished
         } else if bytes[length..] == [0] {
-            Taken::Complete(Rest::Nothing)
+            RequestSoFar::Complete(Rest::Nothing)
         } else {
-            Taken::Complete(Rest::Perhaps)
+            RequestSoFar::Complete(Rest::Perhaps)
         }
     }
 
@@ -104,9 +104,11 @@ impl PolicyRequest {
 }
 
 impl Request for PolicyRequest {
-    fn take(&mut self, bytes: &[u8]) -> Taken {
+    fn take(&mut self, bytes: &[u8]) -> RequestSoFar {
         match self.take_as(self.spelling, bytes) {
-            Taken::Malformed if self.may_be_spaced() => self.take_as(Spelling::Spaced, bytes),
+            RequestSoFar::Malformed if self.may_be_spaced() => {
+                self.take_as(Spelling::Spaced, bytes)
+            }
             taken => taken,
         }
     }
@@ -260,9 +262,9 @@ impl<R: Request> Exchange<R> {
         match self.state {
             State::Request => {
                 self.state = match self.request.take(bytes) {
-                    Taken::Unfinished => State::Request,
-                    Taken::Complete(rest) => State::Answer { sent: 0, rest },
-                    Taken::Malformed => State::Closed(Ending::malformed(bytes)),
+                    RequestSoFar::Unfinished => State::Request,
+                    RequestSoFar::Complete(rest) => State::Answer { sent: 0, rest },
+                    RequestSoFar::Malformed => State::Closed(Ending::malformed(bytes)),
                 };
             }
             State::Drain { drained } => {

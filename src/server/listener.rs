@@ -1,6 +1,7 @@
 //! One listening socket: who comes next, how many wait, and when accepting pauses.
 //!
-//! It knows neither what a connection is for nor who has to make room for one.
+//! It is told what its clients want and does nothing about it, and it does not know who has to make
+//! room for one.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -86,12 +87,12 @@ pub(super) struct AcceptFailure {
     /// The system's reason.
     pub(super) error: io::Error,
     /// What helps.
-    pub(super) remedy: Remedy,
+    pub(super) relief: Relief,
 }
 
 /// What helps where a connection could not be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub(super) enum Relief {
     /// The descriptors or the memory are used up: another connection has to be closed, at once or
     /// once it has had its time, which [`Listener::may_wait`] decides. Where there is none,
     /// [`Listener::pause`].
@@ -216,16 +217,16 @@ impl Listener {
         );
         // Whether a connection that failed by itself still counts is not known.
         self.queue = if out_of_resources { Queue::Unknown } else { Queue::Untold };
-        let remedy = if out_of_resources && self.failures == 1 {
-            Remedy::MakeRoom
+        let relief = if out_of_resources && self.failures == 1 {
+            Relief::MakeRoom
         } else if out_of_resources || self.failures >= ACCEPT_FAILURES {
             self.pause(now);
-            Remedy::Pause
+            Relief::Pause
         } else {
             // ECONNABORTED, EPERM from a firewall, and errors of the network.
-            Remedy::Nothing
+            Relief::Nothing
         };
-        AcceptFailure { error, remedy }
+        AcceptFailure { error, relief }
     }
 
     /// Whether those in the queue can be left there until one of the others has had its time, after
@@ -323,8 +324,8 @@ mod tests {
         let now = Instant::now();
         let (mut listener, _) = listener();
         let emfile = || io::Error::from_raw_os_error(libc::EMFILE);
-        assert_eq!(listener.failed(emfile(), now).remedy, Remedy::MakeRoom);
-        assert_eq!(listener.failed(emfile(), now).remedy, Remedy::Pause);
+        assert_eq!(listener.failed(emfile(), now).relief, Relief::MakeRoom);
+        assert_eq!(listener.failed(emfile(), now).relief, Relief::Pause);
         assert!(matches!(listener.admit(now, None), Admission::Nobody));
         assert!(!listener.is_ready());
         assert_eq!(listener.resumes(), Some(now + ACCEPT_PAUSE));
@@ -339,8 +340,8 @@ mod tests {
         let (mut listener, _) = listener();
         let aborted = || io::Error::from_raw_os_error(libc::ECONNABORTED);
         for _ in 1..ACCEPT_FAILURES {
-            assert_eq!(listener.failed(aborted(), now).remedy, Remedy::Nothing);
+            assert_eq!(listener.failed(aborted(), now).relief, Relief::Nothing);
         }
-        assert_eq!(listener.failed(aborted(), now).remedy, Remedy::Pause);
+        assert_eq!(listener.failed(aborted(), now).relief, Relief::Pause);
     }
 }

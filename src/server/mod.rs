@@ -44,7 +44,7 @@ use connection::{Connection, Progress, Traced, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
 use limits::{Eviction, GRACE, Limits, Source};
-use listener::{Admission, Remedy};
+use listener::{Admission, Relief};
 use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
 use scrape::{Hosts, HttpRequest};
@@ -391,7 +391,7 @@ impl Server {
                 Admission::Failed(failure) => {
                     self.counters.accept_errors += 1;
                     self.incidents.accept_failed(listener.address, &failure, now);
-                    if failure.remedy == Remedy::MakeRoom {
+                    if failure.relief == Relief::MakeRoom {
                         self.relieve(index, now);
                     }
                 }

@@ -22,7 +22,8 @@ pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Whether bytes that were to be something else are the beginning of a header.
 #[must_use]
 pub fn begins_header(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"PROXY ") || bytes.starts_with(SIGNATURE)
+    let begins_line = bytes.strip_prefix(KEYWORD).is_some_and(|rest| rest.starts_with(b" "));
+    begins_line || bytes.starts_with(SIGNATURE)
 }
 
 /// What a header says.
@@ -43,7 +44,7 @@ pub enum Header {
 
 /// How far a header has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum HeaderSoFar {
     /// More of it has to come.
     Unfinished,
     /// It is complete.
@@ -59,13 +60,14 @@ pub enum Taken {
 
 /// A header, as far as it has come.
 #[derive(Debug, Clone, Default)]
-pub struct Preamble(State);
+pub struct Preamble(Form);
 
+/// Which version a header has, and what has come of it.
 #[derive(Debug, Clone, Default)]
-enum State {
+enum Form {
     /// Nothing has come.
     #[default]
-    Untouched,
+    Unknown,
     Line(Line),
     Binary(Binary),
 }
@@ -77,37 +79,37 @@ struct Malformed;
 impl Preamble {
     /// Takes bytes until the header is complete or cannot become one. It must not be called again
     /// after that.
-    pub fn take(&mut self, bytes: &[u8]) -> Taken {
+    pub fn take(&mut self, bytes: &[u8]) -> HeaderSoFar {
         for (&byte, taken) in bytes.iter().zip(1..) {
             let after = match &mut self.0 {
-                State::Untouched => self.begin(byte),
-                State::Line(line) => line.take(byte),
-                State::Binary(binary) => binary.take(byte),
+                Form::Unknown => self.begin(byte),
+                Form::Line(line) => line.take(byte),
+                Form::Binary(binary) => binary.take(byte),
             };
             match after {
                 Ok(None) => {}
-                Ok(Some(header)) => return Taken::Complete { header, taken },
-                Err(Malformed) => return Taken::Malformed,
+                Ok(Some(header)) => return HeaderSoFar::Complete { header, taken },
+                Err(Malformed) => return HeaderSoFar::Malformed,
             }
         }
-        Taken::Unfinished
+        HeaderSoFar::Unfinished
     }
 
     /// Whether nothing has come.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        matches!(self.0, State::Untouched)
+        matches!(self.0, Form::Unknown)
     }
 
     /// The first byte tells the versions apart.
     fn begin(&mut self, byte: u8) -> Result<Option<Header>, Malformed> {
         if byte == SIGNATURE[0] {
-            self.0 = State::Binary(Binary::begun());
+            self.0 = Form::Binary(Binary::begun());
             return Ok(None);
         }
         let mut line = Line::default();
         let after = line.take(byte);
-        self.0 = State::Line(line);
+        self.0 = Form::Line(line);
         after
     }
 }
@@ -536,26 +538,26 @@ mod tests {
     const REQUEST: &[u8] = b"<policy-file-request/>\0";
 
     /// What becomes of bytes that come at once, and after how many of them that is known.
-    fn parse(bytes: &[u8]) -> (Taken, usize) {
+    fn parse(bytes: &[u8]) -> (HeaderSoFar, usize) {
         let mut preamble = Preamble::default();
         for (index, byte) in bytes.iter().enumerate() {
             match preamble.take(&[*byte]) {
-                Taken::Unfinished => {}
-                Taken::Complete { header, .. } => {
+                HeaderSoFar::Unfinished => {}
+                HeaderSoFar::Complete { header, .. } => {
                     let taken = index + 1;
-                    return (Taken::Complete { header, taken }, taken);
+                    return (HeaderSoFar::Complete { header, taken }, taken);
                 }
-                Taken::Malformed => return (Taken::Malformed, index + 1),
+                HeaderSoFar::Malformed => return (HeaderSoFar::Malformed, index + 1),
             }
         }
-        (Taken::Unfinished, bytes.len())
+        (HeaderSoFar::Unfinished, bytes.len())
     }
 
     /// What a header says that is alone and whole.
     #[track_caller]
     fn said(bytes: &[u8]) -> Header {
         match parse(bytes) {
-            (Taken::Complete { header, taken }, _) if taken == bytes.len() => header,
+            (HeaderSoFar::Complete { header, taken }, _) if taken == bytes.len() => header,
             other => panic!("{}: {other:?}", bytes.escape_ascii()),
         }
     }
@@ -563,7 +565,7 @@ mod tests {
     /// Fails unless the last byte, and none before it, makes this no header.
     #[track_caller]
     fn assert_wrong_at_the_last_byte(bytes: &[u8]) {
-        assert_eq!(parse(bytes), (Taken::Malformed, bytes.len()), "{}", bytes.escape_ascii());
+        assert_eq!(parse(bytes), (HeaderSoFar::Malformed, bytes.len()), "{}", bytes.escape_ascii());
     }
 
     fn client(client: &str, asked: &str) -> Header {
@@ -601,7 +603,7 @@ mod tests {
         for first in [b"P", b"\r"] {
             let mut preamble = Preamble::default();
             assert!(preamble.is_untouched());
-            assert_eq!(preamble.take(first), Taken::Unfinished);
+            assert_eq!(preamble.take(first), HeaderSoFar::Unfinished);
             assert!(!preamble.is_untouched());
         }
     }
@@ -736,8 +738,8 @@ mod tests {
         let full = value(0x04, &vec![0; LONGEST_BLOCK - IPV4_ADDRESSES - VALUE_HEAD]);
         assert_eq!(said(&with(&full)), named);
         // A type for whose length there is no room, and a length for whose value there is none.
-        assert_eq!(parse(&with(&[4, 0])), (Taken::Malformed, HEAD + IPV4_ADDRESSES + 1));
-        assert_eq!(parse(&with(&[4, 0, 1])), (Taken::Malformed, HEAD + IPV4_ADDRESSES + 3));
+        assert_eq!(parse(&with(&[4, 0])), (HeaderSoFar::Malformed, HEAD + IPV4_ADDRESSES + 1));
+        assert_eq!(parse(&with(&[4, 0, 1])), (HeaderSoFar::Malformed, HEAD + IPV4_ADDRESSES + 3));
     }
 
     #[test]
@@ -757,7 +759,7 @@ mod tests {
             for index in (HEAD..header.len()).filter(|index| *index != kind) {
                 let mut header = header.clone();
                 header[index] ^= 0x40;
-                assert_eq!(parse(&header).0, Taken::Malformed, "byte {index}");
+                assert_eq!(parse(&header).0, HeaderSoFar::Malformed, "byte {index}");
             }
         }
         // A second one, and one of another length, are wrong where their length ends, whatever they
@@ -765,11 +767,11 @@ mod tests {
         let values = HEAD + IPV4_ADDRESSES;
         let second = value(CHECKSUM, &[0; 4]);
         let before = value(0x04, b"xy").len() + second.len();
-        let wrong = (Taken::Malformed, values + before + VALUE_HEAD);
+        let wrong = (HeaderSoFar::Malformed, values + before + VALUE_HEAD);
         assert_eq!(parse(&with(0, &second)), wrong, "two checksums");
         for length in [3, 5] {
             let block = [&ipv4_block()[..], &value(CHECKSUM, &vec![0; length])].concat();
-            let wrong = (Taken::Malformed, values + VALUE_HEAD);
+            let wrong = (HeaderSoFar::Malformed, values + VALUE_HEAD);
             assert_eq!(parse(&binary(PROXY, TCP_OVER_IPV4, &block)), wrong, "{length} bytes");
         }
     }
@@ -781,7 +783,7 @@ mod tests {
         {
             let taken = header.len();
             let parsed = Preamble::default().take(&[header, REQUEST].concat());
-            assert!(matches!(parsed, Taken::Complete { taken: it, .. } if it == taken));
+            assert!(matches!(parsed, HeaderSoFar::Complete { taken: it, .. } if it == taken));
         }
     }
 
@@ -895,8 +897,8 @@ mod tests {
 
     fn complete(bytes: &[u8]) -> Option<(Header, usize)> {
         match Preamble::default().take(bytes) {
-            Taken::Complete { header, taken } => Some((header, taken)),
-            Taken::Unfinished | Taken::Malformed => None,
+            HeaderSoFar::Complete { header, taken } => Some((header, taken)),
+            HeaderSoFar::Unfinished | HeaderSoFar::Malformed => None,
         }
     }
 
@@ -949,16 +951,16 @@ mod tests {
         ) {
             let mut preamble = Preamble::default();
             let mut rest = &bytes[..];
-            let mut parsed = Taken::Unfinished;
+            let mut parsed = HeaderSoFar::Unfinished;
             for cut in cuts.iter().cycle() {
-                if rest.is_empty() || parsed != Taken::Unfinished {
+                if rest.is_empty() || parsed != HeaderSoFar::Unfinished {
                     break;
                 }
                 let (chunk, after) = rest.split_at((*cut).min(rest.len()));
                 parsed = match preamble.take(chunk) {
-                    Taken::Complete { header, taken } => {
+                    HeaderSoFar::Complete { header, taken } => {
                         let taken = taken + bytes.len() - rest.len();
-                        Taken::Complete { header, taken }
+                        HeaderSoFar::Complete { header, taken }
                     }
                     parsed => parsed,
                 };
@@ -971,7 +973,7 @@ mod tests {
         fn nothing_is_waited_for_behind_the_longest_header(bytes in vec(any::<u8>(), 0..64)) {
             for start in [&b"PROXY UNKNOWN "[..], &binary(LOCAL, 0, &[0; LONGEST_BLOCK])[..16]] {
                 let whole = [start, &bytes, &[0; HEAD + LONGEST_BLOCK]].concat();
-                prop_assert_ne!(Preamble::default().take(&whole), Taken::Unfinished);
+                prop_assert_ne!(Preamble::default().take(&whole), HeaderSoFar::Unfinished);
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::exchange::{Request, Rest, Taken};
+use super::exchange::{Request, RequestSoFar, Rest};
 
 /// The longest request head, in bytes. Prometheus sends about 300.
 const LONGEST_HEAD: usize = 8 * 1024;
@@ -79,7 +79,7 @@ impl HttpRequest {
 }
 
 impl Request for HttpRequest {
-    fn take(&mut self, bytes: &[u8]) -> Taken {
+    fn take(&mut self, bytes: &[u8]) -> RequestSoFar {
         let first = self.head.is_empty();
         self.head.extend_from_slice(bytes);
         // Only a line's end can complete a head, and parsing again for every byte of a trickle
@@ -88,10 +88,10 @@ impl Request for HttpRequest {
             self.asked = asked(&self.head, self.hosts);
         }
         if self.asked.is_none() {
-            return Taken::Unfinished;
+            return RequestSoFar::Unfinished;
         }
         self.head = Vec::new();
-        Taken::Complete(Rest::Perhaps)
+        RequestSoFar::Complete(Rest::Perhaps)
     }
 
     fn is_untouched(&self) -> bool {
@@ -203,7 +203,7 @@ mod tests {
 
     fn taken(hosts: Hosts, request: &str) -> Option<HttpRequest> {
         let mut http = HttpRequest::to(hosts);
-        matches!(http.take(request.as_bytes()), Taken::Complete(_)).then_some(http)
+        matches!(http.take(request.as_bytes()), RequestSoFar::Complete(_)).then_some(http)
     }
 
     fn wish_of(request: &str) -> Option<Wish> {
@@ -272,9 +272,9 @@ mod tests {
         let head = b"GET /metrics HTTP/1.1\r\nHost: localhost:9843\r\nAccept: */*\r\n\r\n";
         let mut http = HttpRequest::to(Hosts::Local);
         for byte in &head[..head.len() - 1] {
-            assert_eq!(http.take(&[*byte]), Taken::Unfinished);
+            assert_eq!(http.take(&[*byte]), RequestSoFar::Unfinished);
         }
-        assert_eq!(http.take(b"\n"), Taken::Complete(Rest::Perhaps));
+        assert_eq!(http.take(b"\n"), RequestSoFar::Complete(Rest::Perhaps));
         assert_eq!(http.asked().wish, Wish::Metrics);
     }
 
@@ -292,8 +292,8 @@ mod tests {
         let start = "GET /metrics HTTP/1.1\r\nX: ";
         let head = format!("{start}{}", "x".repeat(8192 - start.len()));
         let mut http = HttpRequest::to(Hosts::Any);
-        assert_eq!(http.take(head.as_bytes()), Taken::Unfinished);
-        assert_eq!(http.take(b"x"), Taken::Complete(Rest::Perhaps));
+        assert_eq!(http.take(head.as_bytes()), RequestSoFar::Unfinished);
+        assert_eq!(http.take(b"x"), RequestSoFar::Complete(Rest::Perhaps));
         assert_eq!(http.asked().wish, Wish::HeadTooLarge);
     }
 
@@ -301,9 +301,9 @@ mod tests {
     fn the_first_byte_touches_a_request() {
         let mut http = HttpRequest::to(Hosts::Any);
         assert!(http.is_untouched());
-        assert_eq!(http.take(b"G"), Taken::Unfinished);
+        assert_eq!(http.take(b"G"), RequestSoFar::Unfinished);
         assert!(!http.is_untouched());
-        assert_eq!(http.take(b"ET / HTTP/1.1\r\n\r\n"), Taken::Complete(Rest::Perhaps));
+        assert_eq!(http.take(b"ET / HTTP/1.1\r\n\r\n"), RequestSoFar::Complete(Rest::Perhaps));
         assert!(!http.is_untouched());
     }
 

@@ -16,7 +16,7 @@ pub const REDIRECT_PORT: u16 = 7843;
 
 /// Policy and host, side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
+pub struct Comparison {
     /// 843, 7843 and every port of `listen`, in ascending order.
     pub policy_ports: Vec<PolicyPort>,
     /// Every range of ports that a rule grants, in ascending order; none when the meta-policy is
@@ -38,7 +38,7 @@ pub struct Questions {
     pub left_out: usize,
 }
 
-impl Audit {
+impl Comparison {
     /// In how many places policy and host differ.
     #[must_use]
     pub fn differences(&self) -> usize {
@@ -301,7 +301,7 @@ pub fn compare(
     listen: &[SocketAddr],
     listeners: &[HostListener],
     answers: &[(SocketAddr, Answer)],
-) -> Audit {
+) -> Comparison {
     let mut ports: BTreeSet<_> = listen.iter().map(SocketAddr::port).collect();
     ports.extend([MASTER_PORT, REDIRECT_PORT]);
     let policy_ports: Vec<_> = ports
@@ -319,7 +319,7 @@ pub fn compare(
         })
         .cloned()
         .collect();
-    Audit { policy_ports, grants, ungranted }
+    Comparison { policy_ports, grants, ungranted }
 }
 
 fn compare_policy_port(
@@ -481,7 +481,7 @@ mod tests {
     }
 
     /// The audit of a host whose policy ports all answer as they should.
-    fn audit_grants(ports: &[&str], listening: &[&str]) -> Audit {
+    fn audit_grants(ports: &[&str], listening: &[&str]) -> Comparison {
         let rules: Vec<_> = ports.iter().map(|ports| ("*", *ports)).collect();
         let listening: Vec<_> = EVERYWHERE.iter().chain(listening).copied().collect();
         let answers = addresses(&["127.0.0.1:843", "[::1]:843"]);
@@ -490,7 +490,7 @@ mod tests {
         compare(&policy(&rules), &addresses(&EVERYWHERE), &listeners(&listening), &answers)
     }
 
-    fn states(audit: &Audit) -> Vec<(String, &'static str)> {
+    fn states(audit: &Comparison) -> Vec<(String, &'static str)> {
         audit.grants.iter().map(|grant| (grant.ports.to_string(), grant.state.code())).collect()
     }
 

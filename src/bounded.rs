@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Why there is no result.
 #[derive(Debug)]
-pub(crate) enum Unfinished {
+pub(crate) enum NoResult {
     /// The work takes longer. Its thread is left behind, and ends with the work or the process.
     TimeIsUp,
     /// There was no thread to do it in.
@@ -19,17 +19,17 @@ pub(crate) enum Unfinished {
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Unfinished> {
+) -> Result<T, NoResult> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let deliver = move || {
         // Nobody waits any more where this fails.
         let _ = sender.send(work());
     };
-    thread::Builder::new().spawn(deliver).map_err(Unfinished::NoThread)?;
+    thread::Builder::new().spawn(deliver).map_err(NoResult::NoThread)?;
     receiver.recv_timeout(limit).map_err(|error| match error {
-        RecvTimeoutError::Timeout => Unfinished::TimeIsUp,
+        RecvTimeoutError::Timeout => NoResult::TimeIsUp,
         RecvTimeoutError::Disconnected => {
-            Unfinished::NoThread(io::Error::other("the thread ended without a result"))
+            NoResult::NoThread(io::Error::other("the thread ended without a result"))
         }
     })
 }
@@ -42,7 +42,7 @@ mod tests {
     fn work_that_never_ends_is_left_behind() {
         let (_forever, never) = mpsc::channel::<()>();
         let result = within(Duration::from_millis(20), move || never.recv());
-        assert!(matches!(result, Err(Unfinished::TimeIsUp)));
+        assert!(matches!(result, Err(NoResult::TimeIsUp)));
         assert_eq!(within(Duration::from_secs(60), || 7).unwrap(), 7);
     }
 }

@@ -224,7 +224,7 @@ pub struct Probe {
 
     /// Which addresses
     #[command(flatten)]
-    pub family: Family,
+    pub family: FamilyOptions,
 
     /// Print only the verdicts
     #[arg(long, conflicts_with_all = ["json", "nagios"])]
@@ -241,7 +241,7 @@ pub struct Probe {
 
 /// Which of a host's addresses are asked; all, when neither is set.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Family {
+pub struct FamilyOptions {
     /// Ask IPv4 addresses only
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     pub ipv4: bool,

@@ -95,7 +95,7 @@ pub struct ListeningSocket {
 pub struct Bound {
     /// In the order of the addresses asked for; those that were skipped are missing.
     pub sockets: Vec<ListeningSocket>,
-    /// The addresses that are done [without](Taken::GoWithout), since their ports are taken.
+    /// The addresses that are done [without](IfTaken::GoWithout), since their ports are taken.
     pub without: Vec<SocketAddr>,
     /// What the administrator should know.
     pub warnings: Vec<Warning>,
@@ -218,7 +218,7 @@ fn take_listener(
 
 /// What to do about an address whose port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum IfTaken {
     /// Try again now.
     TryAgain,
     /// Do without this address, and serve the others.
@@ -242,7 +242,7 @@ pub fn bind(
     addresses: &[SocketAddr],
     inherited: Inherited,
     holders: &dyn Fn(SocketAddr) -> Vec<String>,
-    when_taken: &mut dyn FnMut(&BindError) -> Taken,
+    when_taken: &mut dyn FnMut(&BindError) -> IfTaken,
 ) -> Result<Bound, BindError> {
     let refused = |address, reason: io::Error| {
         let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
@@ -420,7 +420,7 @@ fn unless_taken<T>(
     address: SocketAddr,
     mut attempt: impl FnMut() -> io::Result<T>,
     refused: &dyn Fn(SocketAddr, io::Error) -> BindError,
-    when_taken: &mut dyn FnMut(&BindError) -> Taken,
+    when_taken: &mut dyn FnMut(&BindError) -> IfTaken,
 ) -> Result<Option<T>, BindError> {
     loop {
         let reason = match attempt() {
@@ -429,10 +429,10 @@ fn unless_taken<T>(
         };
         let is_taken = reason.kind() == io::ErrorKind::AddrInUse;
         let error = refused(address, reason);
-        match if is_taken { when_taken(&error) } else { Taken::GiveUp } {
-            Taken::TryAgain => {}
-            Taken::GoWithout => return Ok(None),
-            Taken::GiveUp => return Err(error),
+        match if is_taken { when_taken(&error) } else { IfTaken::GiveUp } {
+            IfTaken::TryAgain => {}
+            IfTaken::GoWithout => return Ok(None),
+            IfTaken::GiveUp => return Err(error),
         }
     }
 }
@@ -859,7 +859,7 @@ mod tests {
             assert_eq!(about, address);
             vec!["nginx (pid 12)".to_owned()]
         };
-        let mut give_up = |_: &BindError| Taken::GiveUp;
+        let mut give_up = |_: &BindError| IfTaken::GiveUp;
         let error = bind(&[address], Inherited::default(), &asked, &mut give_up).unwrap_err();
         assert!(!error.is_permission() && !error.is_configuration());
         assert_eq!(
@@ -890,7 +890,7 @@ mod tests {
             if tries == 3 {
                 taken = None;
             }
-            Taken::TryAgain
+            IfTaken::TryAgain
         };
         let bound = bind(&[other, address], Inherited::default(), &|_| vec![], &mut wait).unwrap();
         assert_eq!((bound.sockets.len(), tries), (2, 3));
@@ -903,7 +903,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let other = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        let mut go_without = |_: &BindError| Taken::GoWithout;
+        let mut go_without = |_: &BindError| IfTaken::GoWithout;
         let wanted = [address, other];
         let bound = bind(&wanted, Inherited::default(), &|_| vec![], &mut go_without).unwrap();
         assert_eq!(bound.without, [address]);
@@ -914,7 +914,7 @@ mod tests {
     /// Where both have set `SO_REUSEADDR`, both can bind, and whoever is second to listen cannot.
     #[test]
     fn a_port_that_is_taken_between_bind_and_listen_is_taken_all_the_same() {
-        for then in [Taken::GoWithout, Taken::TryAgain, Taken::GiveUp] {
+        for then in [IfTaken::GoWithout, IfTaken::TryAgain, IfTaken::GiveUp] {
             let (contended, _) = bound_socket("127.0.0.1:0".parse().unwrap()).unwrap();
             let address = contended.local_addr().unwrap();
             let held = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -928,9 +928,9 @@ mod tests {
                     // The first address is bound by now.
                     SockRef::from(contended.as_ref().unwrap()).listen(1).unwrap();
                     held = None;
-                    return Taken::TryAgain;
+                    return IfTaken::TryAgain;
                 }
-                if then == Taken::TryAgain {
+                if then == IfTaken::TryAgain {
                     contended = None;
                 }
                 then
@@ -939,14 +939,14 @@ mod tests {
             let outcome = bind(&wanted, Inherited::default(), &|_| vec![], &mut when_taken);
             assert_eq!(asked, [later, address], "{then:?}");
             match (then, outcome) {
-                (Taken::GoWithout, Ok(bound)) => {
+                (IfTaken::GoWithout, Ok(bound)) => {
                     assert_eq!((bound.sockets.len(), &bound.without[..]), (1, &[address][..]));
                 }
-                (Taken::TryAgain, Ok(bound)) => {
+                (IfTaken::TryAgain, Ok(bound)) => {
                     assert_eq!((bound.sockets.len(), bound.without.len()), (2, 0));
                     std::net::TcpStream::connect(address).unwrap();
                 }
-                (Taken::GiveUp, Err(BindError::Bind { address: it, .. })) => {
+                (IfTaken::GiveUp, Err(BindError::Bind { address: it, .. })) => {
                     assert_eq!(it, address);
                 }
                 (then, outcome) => panic!("{then:?}: {outcome:?}"),

@@ -145,24 +145,24 @@ impl Untold {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ready(status) => write!(f, "READY=1\n{}", Status(status)),
+            Self::Ready(status) => write!(f, "READY=1\n{}", StatusAssignment(status)),
             Self::Reloading(since, status) => {
-                write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\n{}", Status(status))
+                write!(f, "RELOADING=1\nMONOTONIC_USEC={since}\n{}", StatusAssignment(status))
             }
             Self::Stopping(time, status) => {
                 // Without that, the service manager kills it where it has less patience.
                 let time = time.as_micros();
-                write!(f, "STOPPING=1\nEXTEND_TIMEOUT_USEC={time}\n{}", Status(status))
+                write!(f, "STOPPING=1\nEXTEND_TIMEOUT_USEC={time}\n{}", StatusAssignment(status))
             }
-            Self::Status(status) => Status(status).fmt(f),
+            Self::Status(status) => StatusAssignment(status).fmt(f),
         }
     }
 }
 
 /// The assignment of a status, which ends early where it is too long.
-struct Status<'a>(&'a str);
+struct StatusAssignment<'a>(&'a str);
 
-impl fmt::Display for Status<'_> {
+impl fmt::Display for StatusAssignment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.len() <= LONGEST_STATUS {
             return write!(f, "STATUS={}", self.0);
@@ -239,7 +239,7 @@ impl Notifier {
     /// Asks for that much time to start, however long the service manager gives by itself; one line
     /// about how it goes.
     pub fn extend_start(&self, time: Duration, status: &str) {
-        let status = Status(status);
+        let status = StatusAssignment(status);
         self.insist(&format!("EXTEND_TIMEOUT_USEC={}\n{status}", time.as_micros()), None);
     }
 

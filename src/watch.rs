@@ -70,23 +70,23 @@ impl Names {
 }
 
 /// Which names count in which directory.
-type Table = BTreeMap<WatchDescriptor, BTreeSet<Names>>;
+type WatchedNames = BTreeMap<WatchDescriptor, BTreeSet<Names>>;
 
 /// Says what is watched.
 #[derive(Debug)]
 pub struct Watcher {
     inotify: Arc<Inotify>,
-    tables: Sender<Table>,
+    updates: Sender<WatchedNames>,
     watches: BTreeSet<WatchDescriptor>,
-    table: Table,
+    names: WatchedNames,
 }
 
 /// What the kernel has reported.
 #[derive(Debug)]
 pub struct Changes {
     inotify: Arc<Inotify>,
-    tables: Receiver<Table>,
-    table: Table,
+    updates: Receiver<WatchedNames>,
+    names: WatchedNames,
     /// When the first change and the last one came that have not been taken up.
     since: Option<(Instant, Instant)>,
     /// The time that those which have been taken up stand for, one [`PRICE`] each.
@@ -135,16 +135,16 @@ impl Error for WatchError {}
 pub fn start() -> Result<(Watcher, Changes), WatchError> {
     let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
     let inotify = Arc::new(Inotify::init(flags).map_err(WatchError::Init)?);
-    let (sender, tables) = mpsc::channel();
+    let (sender, updates) = mpsc::channel();
     let changes = Changes {
         inotify: Arc::clone(&inotify),
-        tables,
-        table: Table::new(),
+        updates,
+        names: WatchedNames::new(),
         since: None,
         paid_until: None,
     };
-    let (watches, table) = (BTreeSet::new(), Table::new());
-    Ok((Watcher { inotify, tables: sender, watches, table }, changes))
+    let (watches, names) = (BTreeSet::new(), WatchedNames::new());
+    Ok((Watcher { inotify, updates: sender, watches, names }, changes))
 }
 
 impl Watcher {
@@ -154,7 +154,7 @@ impl Watcher {
     /// The first of those that cannot be watched. The others are.
     pub fn watch(&mut self, places: &BTreeSet<WatchedPlace>) -> Result<(), WatchError> {
         let mut result = Ok(());
-        let (mut watches, mut table) = (BTreeSet::new(), Table::new());
+        let (mut watches, mut counting) = (BTreeSet::new(), WatchedNames::new());
         // Two places may be the same directory, and nix does not know this one.
         let more = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
         for place in places {
@@ -164,7 +164,7 @@ impl Watcher {
                     watches.insert(watch);
                     // One without names has an entry too: the kernel may go on reporting those of
                     // an earlier watch on the same directory.
-                    table.entry(watch).or_default().extend(names);
+                    counting.entry(watch).or_default().extend(names);
                 }
                 // Gone since it was found: what it was in is watched, and has reported that.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => {}
@@ -181,10 +181,10 @@ impl Watcher {
             let _ = self.inotify.rm_watch(*unused);
         }
         self.watches = watches;
-        if table != self.table {
-            self.table.clone_from(&table);
+        if counting != self.names {
+            self.names.clone_from(&counting);
             // Nobody reads it once the server stops.
-            let _ = self.tables.send(table);
+            let _ = self.updates.send(counting);
         }
         result
     }
@@ -215,7 +215,7 @@ impl Changes {
     pub fn read(&mut self, now: Instant) {
         for _ in 0..MOST_READS {
             let Ok(events) = self.inotify.read_events() else { return };
-            self.table = self.tables.try_iter().last().unwrap_or(std::mem::take(&mut self.table));
+            self.names = self.updates.try_iter().last().unwrap_or(std::mem::take(&mut self.names));
             let is_change = events
                 .iter()
                 .any(|event| self.is_change(event.wd, event.mask, event.name.as_deref()));
@@ -232,7 +232,7 @@ impl Changes {
         if mask.contains(AddWatchFlags::IN_IGNORED) {
             return false;
         }
-        match (name, self.table.get(&watch)) {
+        match (name, self.names.get(&watch)) {
             (Some(name), Some(names)) => names.iter().any(|names| names.has(name)),
             // It was about the thing itself, or the queue was full.
             _ => true,

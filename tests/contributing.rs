@@ -99,29 +99,22 @@ fn root() -> &'static Path {
 
 /// Every module of the crate and those that it uses outside of its unit tests.
 fn modules() -> BTreeMap<String, BTreeSet<String>> {
-    fn read(path: &Path, used: &mut BTreeSet<String>) {
-        if path.is_dir() {
-            for entry in fs::read_dir(path).unwrap() {
-                read(&entry.unwrap().path(), used);
-            }
-            return;
-        }
-        for line in program(path).lines() {
-            assert!(!line.contains("crate::{"), "{}: one `use` a module", path.display());
-            for (place, found) in line.match_indices("crate::") {
-                let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
-                let rest = &line[place + found.len()..];
-                let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
-                used.insert(rest[..end].to_owned());
-            }
-        }
-    }
     let mut modules: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
     for entry in fs::read_dir(root().join("src")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let used = modules.entry(name.clone()).or_default();
-        read(&path, used);
+        for path in source_files(&path) {
+            for line in program(&path).lines() {
+                assert!(!line.contains("crate::{"), "{}: one `use` a module", path.display());
+                for (place, found) in line.match_indices("crate::") {
+                    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+                    let rest = &line[place + found.len()..];
+                    let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+                    used.insert(rest[..end].to_owned());
+                }
+            }
+        }
         used.remove(&name);
     }
     modules.remove("lib");
@@ -247,6 +240,41 @@ fn no_file_of_a_folder_uses_one_that_stands_after_it() {
             assert!(later.is_empty(), "{name}: {file} uses {later:?}, which stand after it");
         }
     }
+}
+
+/// Every source file below `path`.
+fn source_files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    fs::read_dir(path).unwrap().flat_map(|entry| source_files(&entry.unwrap().path())).collect()
+}
+
+/// The name of the type or the trait that a line begins to define. What is associated with a trait
+/// is named by the trait.
+fn type_defined(line: &str) -> Option<&str> {
+    let words = line.trim_start().split_inclusive(' ');
+    let mut words = words.skip_while(|word| word.starts_with("pub"));
+    let is_definition = match words.next()? {
+        "struct " | "enum " | "trait " => true,
+        "type " => !line.starts_with(' '),
+        _ => false,
+    };
+    let name = words.next().filter(|_| is_definition)?;
+    name.split(|c: char| !c.is_alphanumeric()).next()
+}
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut places: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in source_files(&root().join("src")) {
+        for name in program(&path).lines().filter_map(type_defined) {
+            places.entry(name.to_owned()).or_default().push(path.clone());
+        }
+    }
+    assert!(places.len() > 200, "the types are found: {}", places.len());
+    places.retain(|_, places| places.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use masterpolicyd::listen::{self, Inherited, Taken, store_name};
+use masterpolicyd::listen::{self, IfTaken, Inherited, store_name};
 use nix::unistd::Uid;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -22,7 +22,7 @@ fn child() {
     println!(); // The harness has begun a line.
     let addresses: Vec<SocketAddr> = addresses.split(',').map(|a| a.parse().unwrap()).collect();
     let bound = Inherited::from_env()
-        .and_then(|it| listen::bind(&addresses, it, &|_| vec![], &mut |_| Taken::GiveUp));
+        .and_then(|it| listen::bind(&addresses, it, &|_| vec![], &mut |_| IfTaken::GiveUp));
     match bound {
         Ok(bound) => {
             for socket in bound.sockets {

@@ -6,7 +6,7 @@ mod model;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use masterpolicyd::config::walk::{FileKind, Status, Stop, Trail, Tree, walk};
+use masterpolicyd::config::walk::{FileKind, FileStatus, Stop, Trail, Tree, walk};
 use model::{
     ADMINISTRATOR, Entry, Model, Move, NAMES, Outcome, ROOT, SERVICE, STRANGER, What,
     assert_out_of_reach,
@@ -242,13 +242,17 @@ struct MadeUp(Model);
 impl Tree for MadeUp {
     type Node = <Model as Tree>::Node;
 
-    fn root(&self) -> Result<(Self::Node, Status), Errno> {
+    fn root(&self) -> Result<(Self::Node, FileStatus), Errno> {
         self.0.root()
     }
 
-    fn look(&self, directory: &Self::Node, name: &OsStr) -> Result<(Self::Node, Status), Errno> {
+    fn look(
+        &self,
+        directory: &Self::Node,
+        name: &OsStr,
+    ) -> Result<(Self::Node, FileStatus), Errno> {
         let (node, status) = self.0.look(directory, name)?;
-        Ok((node, Status { device: if name == "b" { 2 } else { 1 }, ..status }))
+        Ok((node, FileStatus { device: if name == "b" { 2 } else { 1 }, ..status }))
     }
 
     fn read_link(&self, link: &Self::Node) -> Result<OsString, Errno> {

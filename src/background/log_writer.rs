@@ -15,10 +15,10 @@ const WAITING: usize = 1024;
 const STACK: usize = 256 * 1024;
 
 /// What the thread is handed.
-enum Entry {
-    Write(Box<[u8]>),
-    /// Nothing; it wakes the thread, so that it sees the end.
-    Wake,
+enum Handed {
+    Line(Box<[u8]>),
+    /// This wakes the thread, so that it sees the end.
+    Nothing,
 }
 
 /// The thread that writes the log. When this is dropped, it waits until everything is written, but
@@ -26,7 +26,7 @@ enum Entry {
 /// thread has not finished.
 #[derive(Debug)]
 pub struct LogWriter {
-    sender: SyncSender<Entry>,
+    sender: SyncSender<Handed>,
     /// Whether the thread is to end once there is nothing left to write.
     is_over: Arc<AtomicBool>,
     /// Disconnected once the thread has ended; nobody sends.
@@ -44,16 +44,16 @@ impl LogWriter {
         patience: Duration,
         enter: impl FnOnce() -> S + Send + 'static,
     ) -> io::Result<(Self, S)> {
-        let (sender, entries) = mpsc::sync_channel(WAITING);
+        let (sender, handed) = mpsc::sync_channel(WAITING);
         let (alive, ended) = mpsc::sync_channel(1);
         let is_over = Arc::new(AtomicBool::new(false));
         let sees_end = Arc::clone(&is_over);
         let entered = start("log", STACK, enter, move || {
-            write_until_the_end(&entries, &sees_end);
+            write_until_the_end(&handed, &sees_end);
             drop(alive);
         })?;
         let lines = sender.clone();
-        logging::hand_over(move |line| lines.try_send(Entry::Write(line.into())).is_ok());
+        logging::hand_over(move |line| lines.try_send(Handed::Line(line.into())).is_ok());
         Ok((Self { sender, is_over, ended, patience }, entered))
     }
 }
@@ -62,7 +62,7 @@ impl Drop for LogWriter {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         // Without room for it the thread is awake.
-        let _ = self.sender.try_send(Entry::Wake);
+        let _ = self.sender.try_send(Handed::Nothing);
         logging::take_back(match self.ended.recv_timeout(self.patience) {
             Err(RecvTimeoutError::Timeout) => Stderr::Stuck,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Stderr::Free,
@@ -70,19 +70,19 @@ impl Drop for LogWriter {
     }
 }
 
-fn write_until_the_end(entries: &Receiver<Entry>, is_over: &AtomicBool) {
+fn write_until_the_end(handed: &Receiver<Handed>, is_over: &AtomicBool) {
     loop {
         // Before the queue: what was logged before the end is in there.
         let is_over = is_over.load(Ordering::SeqCst);
-        let entry = match entries.try_recv() {
-            Ok(entry) => entry,
+        let next = match handed.try_recv() {
+            Ok(next) => next,
             Err(_) if is_over => return,
-            Err(_) => match entries.recv() {
-                Ok(entry) => entry,
+            Err(_) => match handed.recv() {
+                Ok(next) => next,
                 Err(_) => return,
             },
         };
-        if let Entry::Write(line) = entry {
+        if let Handed::Line(line) = next {
             logging::write(&line);
         }
     }

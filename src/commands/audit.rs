@@ -20,7 +20,7 @@ use super::table::{Cell, Table};
 use super::terminal::{Terminal, Tone};
 use super::{apply_by, load, tell, typed};
 use crate::audit::{
-    self, Answer, Audit, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
+    self, Answer, Comparison, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
     REDIRECT_PORT,
 };
 use crate::cli;
@@ -171,7 +171,7 @@ impl fmt::Display for AuditInWords<'_> {
     }
 }
 
-fn rows(audit: &Audit, configuration: &Configuration, config: &Path) -> Vec<Row> {
+fn rows(audit: &Comparison, configuration: &Configuration, config: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     for port in &audit.policy_ports {
         rows.push(policy_port_row(port, configuration, config));
@@ -402,7 +402,7 @@ struct ListenerJson {
 }
 
 impl AuditJson {
-    fn new(audit: &Audit, left_out: usize, configuration: &Configuration) -> Self {
+    fn new(audit: &Comparison, left_out: usize, configuration: &Configuration) -> Self {
         let granted = audit.grants.iter().map(|grant| GrantJson {
             ports: grant.ports.to_string(),
             state: grant.state.code(),

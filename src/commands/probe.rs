@@ -22,7 +22,7 @@ use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
 use crate::probe::player::Guise;
 use crate::probe::{Family, Milestone, Question, Report, Target, TargetError, probe};
-use report::{ReportJson, State, Tally, Told, Wording};
+use report::{MonitoringState, ReportJson, Tally, Told, Wording};
 
 /// Asks what `args` name and prints what came of it.
 ///
@@ -77,7 +77,10 @@ impl Detail {
 /// Says why nothing was asked to monitoring, which reads standard output alone and has exit codes
 /// of its own.
 pub(super) fn report_usage_to_monitoring(reason: &str) -> Exit {
-    print_for_monitoring(&report::plugin_line(State::Unknown, reason), State::Unknown)
+    print_for_monitoring(
+        &report::plugin_line(MonitoringState::Unknown, reason),
+        MonitoringState::Unknown,
+    )
 }
 
 fn ask_for_monitoring(targets: &[Target], question: &Question) -> Exit {
@@ -88,7 +91,7 @@ fn ask_for_monitoring(targets: &[Target], question: &Question) -> Exit {
     print_for_monitoring(&line, state)
 }
 
-fn print_for_monitoring(line: &str, state: State) -> Exit {
+fn print_for_monitoring(line: &str, state: MonitoringState) -> Exit {
     let mut output = Output::to_stdout();
     output.print(format_args!("{line}\n"));
     output.finish_or(state.exit(), Exit::MonitoringUnknown)
@@ -121,8 +124,9 @@ fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
     // Before the threads are started, which inherit it.
     listen_for_interrupts(&sender);
     let terminal = Terminal::of_stdout();
-    let keep =
-        move |report: Report, question: &Question| Kept::of(&report, question, detail, terminal);
+    let keep = move |report: Report, question: &Question| {
+        KeptReport::of(&report, question, detail, terminal)
+    };
     fleet::start(targets, question, keep, &sender);
     let mut bar = io::stderr().is_terminal().then(|| {
         let width = Terminal::of_stderr().width.unwrap_or(80);
@@ -151,7 +155,7 @@ fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
 }
 
 /// What is kept of a report until all targets are asked: what is printed then.
-struct Kept {
+struct KeptReport {
     told: Told,
     /// All of it in words, where that is wanted and it is not in order.
     words: Option<String>,
@@ -159,10 +163,10 @@ struct Kept {
     json: Option<ReportJson>,
 }
 
-impl Kept {
+impl KeptReport {
     fn of(report: &Report, question: &Question, detail: Detail, terminal: Terminal) -> Self {
         let told = Told::of(report, question);
-        let is_told_whole = detail == Detail::Steps && told.state() != State::Ok;
+        let is_told_whole = detail == Detail::Steps && told.state() != MonitoringState::Ok;
         let words = is_told_whole.then(|| Wording { question, terminal }.whole(report));
         let json = (detail == Detail::Json).then(|| ReportJson::of(report, question));
         Self { told, words, json }

@@ -21,7 +21,7 @@ use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
 use crate::exit::Exit;
 use crate::inventory;
-use crate::listen::{self, BindError, Bound, Inherited, ListeningSocket, SocketOrigin, Taken};
+use crate::listen::{self, BindError, Bound, IfTaken, Inherited, ListeningSocket, SocketOrigin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
 use crate::privileges::{self, DropError, Identity, UserError};
@@ -198,7 +198,7 @@ fn bind(settings: &Settings, notifier: &Notifier) -> Result<Bound, BindError> {
         // Any user can take it from 1024 up, and must not keep players from the policy by that.
         BindError::Bind { address, holders, .. } if settings.metrics_listen == Some(*address) => {
             warn!("{}", NoMetrics { address: *address, holders });
-            Taken::GoWithout
+            IfTaken::GoWithout
         }
         taken => patience.wait(taken),
     };
@@ -265,10 +265,10 @@ impl<'a> Patience<'a> {
         Self { notifier, pauses: PAUSES.iter(), since: Instant::now(), said: String::new() }
     }
 
-    fn wait(&mut self, taken: &BindError) -> Taken {
+    fn wait(&mut self, taken: &BindError) -> IfTaken {
         let left = self.pauses.as_slice().iter().sum::<Duration>();
         let Some(pause) = self.pauses.next().filter(|_| self.notifier.is_connected()) else {
-            return Taken::GiveUp;
+            return IfTaken::GiveUp;
         };
         let words = taken.to_string();
         if words != self.said {
@@ -276,7 +276,7 @@ impl<'a> Patience<'a> {
             self.notifier.extend_start(left + REST_OF_THE_START, &format!("waiting: {words}"));
             self.said = words;
         }
-        if process::pause(*pause) { Taken::TryAgain } else { Taken::GiveUp }
+        if process::pause(*pause) { IfTaken::TryAgain } else { IfTaken::GiveUp }
     }
 
     /// Says that the wait is over, if there was one.

@@ -27,7 +27,7 @@ use crate::exit::Exit;
 use crate::inventory::{self, HostListener};
 use crate::printable::Escaped;
 use crate::running::metrics::{self, Metrics};
-use crate::running::processes::{self, Process};
+use crate::running::processes::{self, ServingProcess};
 use crate::running::units::{self, NoAnswer, Unit};
 use crate::server::RELOAD_FAILED;
 
@@ -108,16 +108,16 @@ struct Status {
 struct Daemon {
     pid: i32,
     /// As `/proc` has it; `None` where only the service manager knows of it.
-    process: Option<Process>,
+    process: Option<ServingProcess>,
     user: Option<String>,
     unit: Option<Unit>,
-    state: State,
+    state: DaemonState,
     metrics: Result<(SocketAddr, Metrics), String>,
 }
 
 /// How a daemon is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+enum DaemonState {
     /// It serves, and no last reload is known to have failed.
     Runs,
     /// It serves, with what it had before its last reload.
@@ -128,7 +128,7 @@ enum State {
     NotCounted,
 }
 
-impl State {
+impl DaemonState {
     /// The word for it, in machine-readable output too.
     fn as_str(&self) -> &str {
         match self {
@@ -142,7 +142,7 @@ impl State {
 
 impl Status {
     fn new(
-        processes: Vec<Process>,
+        processes: Vec<ServingProcess>,
         units: Vec<Unit>,
         no_units: Option<NoAnswer>,
         config: Option<&Path>,
@@ -213,17 +213,17 @@ impl Status {
     }
 
     fn counted(&self) -> impl Iterator<Item = &Daemon> {
-        self.daemons.iter().filter(|daemon| daemon.state != State::NotCounted)
+        self.daemons.iter().filter(|daemon| daemon.state != DaemonState::NotCounted)
     }
 
     fn exit(&self) -> Exit {
-        let is_in_transition = |it: &Daemon| matches!(it.state, State::InTransition(_));
+        let is_in_transition = |it: &Daemon| matches!(it.state, DaemonState::InTransition(_));
         if self.counted().next().is_none()
             || self.counted().any(is_in_transition)
             || !self.failed.is_empty()
         {
             Exit::Unknown
-        } else if self.counted().any(|daemon| daemon.state == State::ReloadFailed) {
+        } else if self.counted().any(|daemon| daemon.state == DaemonState::ReloadFailed) {
             Exit::Negative
         } else {
             Exit::Success
@@ -233,19 +233,19 @@ impl Status {
 
 /// Whether somebody whom to believe has started a process: root, who asks, or the user of the
 /// configuration. The first process of a container is whoever's the container is.
-fn is_known(process: &Process, service_user: Option<u32>) -> bool {
+fn is_known(process: &ServingProcess, service_user: Option<u32>) -> bool {
     let users = [Some(0), Some(Uid::effective().as_raw()), service_user];
     let is_first = !process.is_contained && process.pid == 1;
     is_first || (may_count(process) && users.contains(&Some(process.uid)))
 }
 
 /// Whether a process counts if its user is one whom to believe.
-fn may_count(process: &Process) -> bool {
+fn may_count(process: &ServingProcess) -> bool {
     process.has_settled && !process.is_contained
 }
 
 /// Whether a process has read this main file.
-fn serves(process: &Process, config: &Path) -> bool {
+fn serves(process: &ServingProcess, config: &Path) -> bool {
     let Some(own) = &process.config else { return false };
     own == config
         || fs::canonicalize(own)
@@ -254,7 +254,7 @@ fn serves(process: &Process, config: &Path) -> bool {
 }
 
 impl Daemon {
-    fn new(process: Process, unit: Option<Unit>) -> Self {
+    fn new(process: ServingProcess, unit: Option<Unit>) -> Self {
         let metrics = metrics_of(&process, unit.as_ref());
         let state = state_of(unit.as_ref(), metrics.as_ref().ok().map(|(_, metrics)| metrics));
         let user = account::name_of(process.uid);
@@ -262,8 +262,8 @@ impl Daemon {
     }
 
     /// One that nobody vouches for, and that is asked nothing.
-    fn not_counted(process: Process) -> Self {
-        let (state, metrics) = (State::NotCounted, Err("not asked".to_owned()));
+    fn not_counted(process: ServingProcess) -> Self {
+        let (state, metrics) = (DaemonState::NotCounted, Err("not asked".to_owned()));
         let user = account::name_of(process.uid);
         Self { pid: process.pid, process: Some(process), user, unit: None, state, metrics }
     }
@@ -288,18 +288,21 @@ fn last_reload_failed(unit: Option<&Unit>, metrics: Option<&Metrics>) -> Option<
     metrics.and_then(|metrics| metrics.last_reload_failed).or_else(by_status)
 }
 
-fn state_of(unit: Option<&Unit>, metrics: Option<&Metrics>) -> State {
+fn state_of(unit: Option<&Unit>, metrics: Option<&Metrics>) -> DaemonState {
     match unit {
         Some(unit) if !matches!(unit.active.as_str(), "active" | "reloading") => {
-            State::InTransition(unit.active.clone())
+            DaemonState::InTransition(unit.active.clone())
         }
-        _ if last_reload_failed(unit, metrics) == Some(true) => State::ReloadFailed,
-        _ => State::Runs,
+        _ if last_reload_failed(unit, metrics) == Some(true) => DaemonState::ReloadFailed,
+        _ => DaemonState::Runs,
     }
 }
 
 /// What the metrics of a daemon say and where, or why that is not known.
-fn metrics_of(process: &Process, unit: Option<&Unit>) -> Result<(SocketAddr, Metrics), String> {
+fn metrics_of(
+    process: &ServingProcess,
+    unit: Option<&Unit>,
+) -> Result<(SocketAddr, Metrics), String> {
     let said = unit.and_then(|unit| said_of_metrics(unit.status.as_ref()?));
     let address = match said {
         Some(MetricsSaid::At(address) | MetricsSaid::Taken(address)) => address,
@@ -380,7 +383,7 @@ fn said_of_metrics(status: &str) -> Option<MetricsSaid> {
 }
 
 /// Where they are by the configuration, which may have changed since.
-fn configured_address(process: &Process) -> Result<SocketAddr, String> {
+fn configured_address(process: &ServingProcess) -> Result<SocketAddr, String> {
     if process.is_contained {
         return Err("not asked, since it runs in a container".to_owned());
     }
@@ -404,8 +407,8 @@ mod tests {
     const SERVICE_USER: u32 = 4_000_000_001;
     const SOMEBODY: u32 = 4_000_000_002;
 
-    fn process(pid: i32, uid: u32) -> Process {
-        Process {
+    fn process(pid: i32, uid: u32) -> ServingProcess {
+        ServingProcess {
             pid,
             uid,
             has_settled: true,
@@ -423,7 +426,7 @@ mod tests {
         Unit { name, active, main_pid, ..Unit::default() }
     }
 
-    fn status(processes: Vec<Process>, units: Vec<Unit>) -> Status {
+    fn status(processes: Vec<ServingProcess>, units: Vec<Unit>) -> Status {
         Status::new(processes, units, None, None, Ok(Some(SERVICE_USER)))
     }
 
@@ -446,9 +449,9 @@ mod tests {
             (states(&many)[..2].join(" "), many.exit()),
             ("runs not-counted".into(), Exit::Success)
         );
-        let set_user_id = Process { has_settled: false, ..process(72, 0) };
+        let set_user_id = ServingProcess { has_settled: false, ..process(72, 0) };
         assert_eq!(states(&status(vec![set_user_id], Vec::new())), ["not-counted"]);
-        let contained = Process { is_contained: true, ..process(72, 0) };
+        let contained = ServingProcess { is_contained: true, ..process(72, 0) };
         assert_eq!(states(&status(vec![contained.clone()], Vec::new())), ["not-counted"]);
         for vouched_for in [process(72, 0), process(1, SOMEBODY)] {
             assert_eq!(states(&status(vec![vouched_for], Vec::new())), ["runs"]);
@@ -456,7 +459,7 @@ mod tests {
         let main = || vec![unit("flash.service", "active", Some(72))];
         assert_eq!(states(&status(vec![contained], main())), ["runs"]);
         // Its control group says so, but the unit's main process is another.
-        let child = Process { unit: Some("flash.service".into()), ..impostor() };
+        let child = ServingProcess { unit: Some("flash.service".into()), ..impostor() };
         assert_eq!(states(&status(vec![child], main())), ["not-counted"]);
     }
 
@@ -468,8 +471,8 @@ mod tests {
         let status = of(process(70, SOMEBODY));
         assert_eq!((status.daemons.len(), status.may_one_count), (0, true));
         for other in [
-            Process { is_contained: true, ..process(70, SOMEBODY) },
-            Process { has_settled: false, ..process(70, SOMEBODY) },
+            ServingProcess { is_contained: true, ..process(70, SOMEBODY) },
+            ServingProcess { has_settled: false, ..process(70, SOMEBODY) },
             // Root's counts whatever the file says, and this one serves another file.
             process(70, 0),
         ] {
@@ -510,10 +513,10 @@ mod tests {
             ..unit("masterpolicyd.service", "active", Some(7))
         };
         let told = |last_reload_failed| Metrics { last_reload_failed, ..Metrics::default() };
-        assert_eq!(state_of(Some(&said), Some(&told(Some(false)))), State::Runs);
-        assert_eq!(state_of(Some(&said), Some(&told(None))), State::ReloadFailed);
-        assert_eq!(state_of(None, Some(&told(Some(true)))), State::ReloadFailed);
-        assert_eq!(state_of(None, None), State::Runs);
+        assert_eq!(state_of(Some(&said), Some(&told(Some(false)))), DaemonState::Runs);
+        assert_eq!(state_of(Some(&said), Some(&told(None))), DaemonState::ReloadFailed);
+        assert_eq!(state_of(None, Some(&told(Some(true)))), DaemonState::ReloadFailed);
+        assert_eq!(state_of(None, None), DaemonState::Runs);
     }
 
     #[test]

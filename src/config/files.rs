@@ -22,7 +22,7 @@ use nix::unistd::Uid;
 
 use super::problem::{Excerpt, Place, Problem, Severity, Spot};
 use super::trust::Use;
-use super::walk::{FileKind, Found, Status, Stop, Trail, Tree, Visited, walk};
+use super::walk::{FileKind, FileStatus, Found, Stop, Trail, Tree, Visited, walk};
 use crate::account::{self, Account, AccountError};
 use crate::document::{UTF16, is_utf16};
 use crate::position::{Position, Positions};
@@ -444,13 +444,17 @@ struct Disk;
 impl Tree for Disk {
     type Node = Rc<OwnedFd>;
 
-    fn root(&self) -> Result<(Self::Node, Status), Errno> {
+    fn root(&self) -> Result<(Self::Node, FileStatus), Errno> {
         let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let status = status(&fstat(&root)?);
         Ok((Rc::new(root), status))
     }
 
-    fn look(&self, directory: &Self::Node, name: &OsStr) -> Result<(Self::Node, Status), Errno> {
+    fn look(
+        &self,
+        directory: &Self::Node,
+        name: &OsStr,
+    ) -> Result<(Self::Node, FileStatus), Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         // Asked for as a directory, one that is mounted when it is used is mounted now.
         let found = match openat(&**directory, name, flags | OFlag::O_DIRECTORY, Mode::empty()) {
@@ -470,7 +474,7 @@ impl Tree for Disk {
     }
 }
 
-fn status(stat: &FileStat) -> Status {
+fn status(stat: &FileStat) -> FileStatus {
     let format = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     let kind = match format {
         SFlag::S_IFDIR => FileKind::Directory,
@@ -481,7 +485,7 @@ fn status(stat: &FileStat) -> Status {
         SFlag::S_IFCHR if (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3) => FileKind::Null,
         _ => FileKind::Device,
     };
-    Status {
+    FileStatus {
         kind,
         owner: stat.st_uid,
         group: stat.st_gid,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::files::{CanRead, Files, Opened, Role};
 use super::problem::{Place, Problem, Severity};
 use super::trust::{Fault, Trusted, Weakness, is_shared};
-use super::walk::{FileKind, Status, Visited};
+use super::walk::{FileKind, FileStatus, Visited};
 use crate::account::Account;
 use crate::printable::path_word;
 
@@ -297,7 +297,7 @@ fn who_can_write(mode: u32) -> &'static str {
 }
 
 /// Whether the mode keeps an account with these supplementary groups from something.
-fn is_barred(account: &Account, groups: &[u32], status: &Status, permission: u32) -> bool {
+fn is_barred(account: &Account, groups: &[u32], status: &FileStatus, permission: u32) -> bool {
     let shift = if status.owner == account.uid {
         6
     } else if status.group == account.gid || groups.contains(&status.group) {
@@ -314,7 +314,7 @@ mod tests {
 
     fn fault(path: &str, mode: u32, weakness: Weakness) -> Fault {
         let kind = FileKind::Directory;
-        let status = Status { kind, owner: 0, group: 0, mode, device: 1, inode: 1 };
+        let status = FileStatus { kind, owner: 0, group: 0, mode, device: 1, inode: 1 };
         Fault { place: Visited { path: path.into(), status }, weakness }
     }
 
@@ -345,7 +345,7 @@ mod tests {
         let account = Account { user: "games".into(), uid: 5, gid: 60, groups: vec![60, 70] };
         let status = |owner, group, mode| {
             let kind = FileKind::File;
-            Status { kind, owner, group, mode, device: 1, inode: 1 }
+            FileStatus { kind, owner, group, mode, device: 1, inode: 1 }
         };
         let is_barred = |groups: &[u32], owner, group, mode| {
             super::is_barred(&account, groups, &status(owner, group, mode), READ)

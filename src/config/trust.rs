@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::walk::{FileKind, Lookup, Status, Trail, Visited};
+use super::walk::{FileKind, FileStatus, Lookup, Trail, Visited};
 
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -90,7 +90,7 @@ impl Trusted {
     }
 
     /// What is wrong with a directory or file, wherever it is.
-    fn weakness(&self, status: &Status) -> Option<Weakness> {
+    fn weakness(&self, status: &FileStatus) -> Option<Weakness> {
         // A device is nobody's to write a policy to, and the others are refused anyway.
         if !matches!(status.kind, FileKind::Directory | FileKind::File) {
             return None;
@@ -107,13 +107,13 @@ impl Trusted {
     }
 }
 
-fn others_write(status: &Status) -> bool {
+fn others_write(status: &FileStatus) -> bool {
     status.mode & OTHERS_WRITE != 0
 }
 
 /// Whether it is a directory that others write, but in which nobody can replace what belongs to
 /// another, as those of temporary files are.
 #[must_use]
-pub fn is_shared(status: &Status) -> bool {
+pub fn is_shared(status: &FileStatus) -> bool {
     status.kind == FileKind::Directory && others_write(status) && status.mode & STICKY != 0
 }

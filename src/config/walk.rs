@@ -27,11 +27,12 @@ pub trait Tree {
     type Node: Clone;
 
     /// The directory in which every absolute path begins.
-    fn root(&self) -> Result<(Self::Node, Status), Errno>;
+    fn root(&self) -> Result<(Self::Node, FileStatus), Errno>;
 
     /// What `name` is in `directory`, without following it if it is a link. `name` is one name,
     /// or `..` for the parent.
-    fn look(&self, directory: &Self::Node, name: &OsStr) -> Result<(Self::Node, Status), Errno>;
+    fn look(&self, directory: &Self::Node, name: &OsStr)
+    -> Result<(Self::Node, FileStatus), Errno>;
 
     /// Where a link leads.
     fn read_link(&self, link: &Self::Node) -> Result<OsString, Errno>;
@@ -43,7 +44,7 @@ pub trait Tree {
 
 /// What is known of something in a file system beside its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status {
+pub struct FileStatus {
     /// What it is.
     pub kind: FileKind,
     /// The user it belongs to.
@@ -98,7 +99,7 @@ pub struct Visited {
     /// Where it is, without a link on the way.
     pub path: PathBuf,
     /// What it is.
-    pub status: Status,
+    pub status: FileStatus,
 }
 
 /// One name that was looked up.

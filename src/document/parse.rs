@@ -120,7 +120,7 @@ pub fn parse(text: &[u8]) -> Parsed {
         Err(flaw) => return Parsed { flaws: vec![flaw], ..Parsed::default() },
     };
     let mut reader = Reader::new(text);
-    if let Err(Malformed { at, message }) = reader.read(text) {
+    if let Err(XmlError { at, message }) = reader.read(text) {
         let flaw = Flaw { at, kind: FlawKind::NotXml, message };
         return Parsed { flaws: vec![flaw], ..Parsed::default() };
     }
@@ -157,7 +157,7 @@ pub fn is_utf16(bytes: &[u8]) -> bool {
 }
 
 /// Why a text is not XML, and where it stops being so.
-struct Malformed {
+struct XmlError {
     at: Position,
     message: String,
 }
@@ -219,10 +219,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read(&mut self, text: &'a str) -> Result<(), Malformed> {
+    fn read(&mut self, text: &'a str) -> Result<(), XmlError> {
         let mut has_root = false;
         for token in Tokenizer::from(text) {
-            let token = token.map_err(|error| self.malformed_token(text, &error))?;
+            let token = token.map_err(|error| self.token_error(text, &error))?;
             has_root |= matches!(token, Token::ElementStart { .. });
             self.read_token(token)?;
             if self.errors >= ERRORS {
@@ -241,10 +241,10 @@ impl<'a> Reader<'a> {
         } else {
             return Ok(());
         };
-        Err(self.malformed(text.len(), message))
+        Err(self.xml_error(text.len(), message))
     }
 
-    fn read_token(&mut self, token: Token<'a>) -> Result<(), Malformed> {
+    fn read_token(&mut self, token: Token<'a>) -> Result<(), XmlError> {
         match token {
             Token::ElementStart { span, .. } => {
                 self.tag =
@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
                     open => {
                         let open = open.unwrap_or_default();
                         let message = format!("expected </{open}>, not </{name}>");
-                        return Err(self.malformed(span.start(), message));
+                        return Err(self.xml_error(span.start(), message));
                     }
                 }
             }
@@ -290,11 +290,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn malformed(&self, offset: usize, message: impl Into<String>) -> Malformed {
-        Malformed { at: self.positions.at(offset), message: message.into() }
+    fn xml_error(&self, offset: usize, message: impl Into<String>) -> XmlError {
+        XmlError { at: self.positions.at(offset), message: message.into() }
     }
 
-    fn malformed_token(&self, text: &str, error: &xmlparser::Error) -> Malformed {
+    fn token_error(&self, text: &str, error: &xmlparser::Error) -> XmlError {
         let (cause, start) = match *error {
             xmlparser::Error::UnknownToken(at) => {
                 let at = position(at);
@@ -305,7 +305,7 @@ impl<'a> Reader<'a> {
                 } else {
                     "this is not XML"
                 };
-                return Malformed { at, message: message.to_owned() };
+                return XmlError { at, message: message.to_owned() };
             }
             xmlparser::Error::InvalidDeclaration(cause, at)
             | xmlparser::Error::InvalidComment(cause, at)
@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
         };
         let (at, message) = match cause {
             StreamError::UnexpectedEndOfStream => {
-                return self.malformed(text.len(), "the text breaks off");
+                return self.xml_error(text.len(), "the text breaks off");
             }
             // What runs to the end of the text lacks its end.
             StreamError::InvalidString(expected, at) => (at, format!("expected {expected}")),
@@ -350,11 +350,11 @@ impl<'a> Reader<'a> {
                 (start, "this text holds \"]]>\"; write ]]&gt;".to_owned())
             }
         };
-        Malformed { at: position(at), message }
+        XmlError { at: position(at), message }
     }
 
     /// The text that is meant by `raw`, which begins at `offset`.
-    fn unescaped(&self, raw: &'a str, offset: usize) -> Result<Cow<'a, str>, Malformed> {
+    fn unescaped(&self, raw: &'a str, offset: usize) -> Result<Cow<'a, str>, XmlError> {
         if !raw.contains(['&', '\t', '\r', '\n']) {
             return Ok(Cow::Borrowed(raw));
         }
@@ -375,9 +375,9 @@ impl<'a> Reader<'a> {
                 Ok(Reference::Entity(name)) => {
                     let message =
                         format!("the entity \"{name}\" is not expanded; write what it stands for");
-                    return Err(self.malformed(place, message));
+                    return Err(self.xml_error(place, message));
                 }
-                Err(_) => return Err(self.malformed(place, "a bare '&'; write &amp;")),
+                Err(_) => return Err(self.xml_error(place, "a bare '&'; write &amp;")),
             }
         }
         Ok(Cow::Owned(text))
@@ -389,17 +389,17 @@ impl<'a> Reader<'a> {
         self.parsed.flaws.push(Flaw { at, kind, message: message.into() });
     }
 
-    fn read_attribute(&mut self, attribute: Attribute<'a>) -> Result<(), Malformed> {
+    fn read_attribute(&mut self, attribute: Attribute<'a>) -> Result<(), XmlError> {
         let name = attribute.name;
         if self.tag.attribute(name).is_some() {
             let message = format!("the attribute {name} is there twice; remove one");
-            return Err(self.malformed(attribute.offset, message));
+            return Err(self.xml_error(attribute.offset, message));
         }
         if self.tag.attributes.len() == ATTRIBUTES {
             let message = format!(
                 "an element can have at most {ATTRIBUTES} attributes; remove what is not needed"
             );
-            return Err(self.malformed(attribute.offset, message));
+            return Err(self.xml_error(attribute.offset, message));
         }
         if let Some(prefix) = name.strip_prefix("xmlns:") {
             if attribute.value == SCHEMA_INSTANCE {

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::bounded::{Unfinished, within};
+use crate::bounded::{NoResult, within};
 use crate::policy::{
     Domain, Host, Lack, MASTER_PORT, MetaPolicy, NearMiss, Origin, Policy, Reason, Rule, Verdict,
 };
@@ -138,13 +138,13 @@ fn read_in_time(
     let (took, bytes) = (seen.took, seen.received.len());
     let origin = question.origin.clone();
     let work = move || read(server, ask, &seen, destination, origin.as_ref());
-    let _turn = Turn::wait();
-    within(READING_LIMIT, work).unwrap_or_else(|unfinished| {
-        let reason = match unfinished {
-            Unfinished::TimeIsUp => {
+    let _leave = LeaveToRead::wait();
+    within(READING_LIMIT, work).unwrap_or_else(|no_result| {
+        let reason = match no_result {
+            NoResult::TimeIsUp => {
                 format!("reading the answer took this host more than {} s", READING_LIMIT.as_secs())
             }
-            Unfinished::NoThread(error) => error.to_string(),
+            NoResult::NoThread(error) => error.to_string(),
         };
         let findings = vec![Finding::LocalFailure(reason)];
         Step { server, ask, took, bytes, decision: None, findings }
@@ -159,9 +159,9 @@ static READ: Condvar = Condvar::new();
 
 /// Leave to read an answer. There are as many as processors, so that the time that one takes is its
 /// own.
-struct Turn;
+struct LeaveToRead;
 
-impl Turn {
+impl LeaveToRead {
     fn wait() -> Self {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +171,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for LeaveToRead {
     fn drop(&mut self) {
         *READING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         READ.notify_one();

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::bounded::{Unfinished, within};
+use crate::bounded::{NoResult, within};
 use crate::probe::finding::Finding;
 use crate::probe::question::Family;
 use crate::probe::target::Target;
@@ -47,10 +47,10 @@ fn look_up(target: &Target, limit: Duration) -> Result<Vec<SocketAddr>, Finding>
     });
     match answer {
         Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) | Err(Unfinished::NoThread(error)) => {
+        Ok(Err(error)) | Err(NoResult::NoThread(error)) => {
             Err(Finding::Unresolved(error.to_string()))
         }
-        Err(Unfinished::TimeIsUp) => Err(Finding::Unresolved(format!(
+        Err(NoResult::TimeIsUp) => Err(Finding::Unresolved(format!(
             "the resolver of this host has not answered within {} s",
             limit.as_secs_f64()
         ))),

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::bounded::{Unfinished, within};
+use crate::bounded::{NoResult, within};
 
 /// How long the whole exchange may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -67,8 +67,8 @@ impl std::error::Error for ScrapeError {}
 pub fn scrape(address: SocketAddr) -> Result<Metrics, ScrapeError> {
     let answer = match within(LIMIT, move || ask(address)) {
         Ok(answer) => answer.map_err(ScrapeError::Failed)?,
-        Err(Unfinished::TimeIsUp) => return Err(ScrapeError::TimeIsUp),
-        Err(Unfinished::NoThread(error)) => return Err(ScrapeError::Failed(error)),
+        Err(NoResult::TimeIsUp) => return Err(ScrapeError::TimeIsUp),
+        Err(NoResult::NoThread(error)) => return Err(ScrapeError::Failed(error)),
     };
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(ScrapeError::NotMetrics)?;
     let metrics = metrics(body);

@@ -22,7 +22,7 @@ const MOST: u64 = 16 * 1024;
 
 /// A process that says that it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
+pub struct ServingProcess {
     /// Its number.
     pub pid: i32,
     /// Whom it runs as.
@@ -52,7 +52,7 @@ pub struct Process {
 /// There is no `/proc` to read.
 pub fn serving(
     config_of: impl Fn(&[OsString]) -> Option<PathBuf>,
-) -> Result<Vec<Process>, ProcError> {
+) -> Result<Vec<ServingProcess>, ProcError> {
     // Whatever cannot be read here belongs to somebody else, or is gone since.
     let processes = all_processes()?.flatten();
     let mut found: Vec<_> = processes.filter_map(|it| look_at(&it, &config_of)).collect();
@@ -69,7 +69,7 @@ pub fn are_hidden() -> bool {
 fn look_at(
     process: &procfs::process::Process,
     config_of: impl Fn(&[OsString]) -> Option<PathBuf>,
-) -> Option<Process> {
+) -> Option<ServingProcess> {
     let read = |name: &str| -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = process.open_relative(name).ok()?;
@@ -88,7 +88,7 @@ fn look_at(
     };
     let status = String::from_utf8_lossy(&read("status")?).into_owned();
     let since_boot = start(&read("stat")?)?;
-    Some(Process {
+    Some(ServingProcess {
         pid: process.pid,
         uid: effective_uid(&status)?,
         has_settled: has_settled(&status),

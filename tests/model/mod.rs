@@ -19,7 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use masterpolicyd::config::trust::{Trusted, Use};
-use masterpolicyd::config::walk::{FileKind, Status, Trail, Tree, walk};
+use masterpolicyd::config::walk::{FileKind, FileStatus, Trail, Tree, walk};
 use nix::errno::Errno;
 
 /// Root and the starting user are trusted, the service user is not, nor is anyone else.
@@ -297,11 +297,11 @@ impl Model {
 impl Tree for Model {
     type Node = Id;
 
-    fn root(&self) -> Result<(Id, Status), Errno> {
+    fn root(&self) -> Result<(Id, FileStatus), Errno> {
         Ok((0, self.status(0)))
     }
 
-    fn look(&self, directory: &Id, name: &OsStr) -> Result<(Id, Status), Errno> {
+    fn look(&self, directory: &Id, name: &OsStr) -> Result<(Id, FileStatus), Errno> {
         let Content::Directory { entries, parent } = &self.things[*directory].content else {
             return Err(Errno::ENOTDIR);
         };
@@ -322,7 +322,7 @@ impl Tree for Model {
 }
 
 impl Model {
-    fn status(&self, id: Id) -> Status {
+    fn status(&self, id: Id) -> FileStatus {
         let Thing { owner, mode, ref content } = self.things[id];
         let kind = match content {
             Content::Directory { .. } => FileKind::Directory,
@@ -330,7 +330,7 @@ impl Model {
             Content::Link(_) => FileKind::Link,
             Content::Null => FileKind::Null,
         };
-        Status { kind, owner, group: owner, mode, device: 1, inode: id as u64 }
+        FileStatus { kind, owner, group: owner, mode, device: 1, inode: id as u64 }
     }
 }
 

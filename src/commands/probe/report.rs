@@ -224,7 +224,7 @@ impl fmt::Display for Seconds {
 pub(super) struct Told {
     target: Target,
     outcome: Conclusion,
-    state: State,
+    state: MonitoringState,
     took: Duration,
     /// The size of the largest policy that came.
     bytes: Option<usize>,
@@ -243,7 +243,7 @@ impl Told {
         Self {
             target: report.target.clone(),
             outcome: report.outcome,
-            state: State::of(report),
+            state: MonitoringState::of(report),
             took: report.took,
             bytes: judged.map(|step| step.bytes).max(),
             reason: match report.outcome {
@@ -261,7 +261,7 @@ impl Told {
     }
 
     /// What monitoring makes of it.
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> MonitoringState {
         self.state
     }
 }
@@ -338,7 +338,7 @@ impl fmt::Display for Tally {
 
 /// What monitoring is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum State {
+pub(super) enum MonitoringState {
     /// Every target is allowed, and nothing is to be said against it.
     Ok,
     /// Every target is allowed, but something was found that other players stumble over.
@@ -349,7 +349,7 @@ pub(super) enum State {
     Critical,
 }
 
-impl State {
+impl MonitoringState {
     /// The state of one target.
     pub(super) fn of(report: &Report) -> Self {
         match report.outcome {
@@ -384,14 +384,14 @@ impl State {
 
 /// The line of a monitoring plugin, without its end, and the state it reports. The state of
 /// several targets is the worst of theirs.
-pub(super) fn nagios_line(all: &[Told], question: &Question) -> (String, State) {
-    let state = all.iter().map(Told::state).max().unwrap_or(State::Unknown);
+pub(super) fn nagios_line(all: &[Told], question: &Question) -> (String, MonitoringState) {
+    let state = all.iter().map(Told::state).max().unwrap_or(MonitoringState::Unknown);
     let mut line = String::new();
     if let [told] = all {
         line.push_str(&told.alone);
     } else {
         _ = write!(line, "{}", Tally::of(all.iter().map(Told::outcome)));
-        for told in all.iter().filter(|told| told.state == state && state != State::Ok) {
+        for told in all.iter().filter(|told| told.state == state && state != MonitoringState::Ok) {
             _ = write!(line, "; {}: {}", told.target, told.blame);
         }
     }
@@ -426,7 +426,7 @@ fn alone(report: &Report, question: &Question) -> String {
 }
 
 /// What a plugin says, up to the bar that its performance data follow.
-pub(super) fn plugin_line(state: State, text: &str) -> String {
+pub(super) fn plugin_line(state: MonitoringState, text: &str) -> String {
     let text = text.replace('|', "/").replace('\n', "; ");
     format!("MASTERPOLICYD {} - {} |", state.as_str(), Escaped(&text))
 }
@@ -634,6 +634,9 @@ mod tests {
         assert_eq!(exit(2, 0, 0), Exit::Success);
         assert_eq!(exit(2, 0, 1), Exit::Unknown);
         assert_eq!(exit(2, 1, 1), Exit::Negative);
-        assert!(State::Critical > State::Unknown && State::Unknown > State::Warning);
+        assert!(
+            MonitoringState::Critical > MonitoringState::Unknown
+                && MonitoringState::Unknown > MonitoringState::Warning
+        );
     }
 }

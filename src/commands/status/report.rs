@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Daemon, State, Status};
+use super::{Daemon, DaemonState, Status};
 use crate::commands::table::{Cell, Table};
 use crate::commands::terminal::{Terminal, Tone};
 use crate::commands::typed;
@@ -51,11 +51,11 @@ pub(super) fn in_words(status: &Status, terminal: Terminal) -> String {
     text
 }
 
-fn tone_of(state: &State) -> Tone {
+fn tone_of(state: &DaemonState) -> Tone {
     match state {
-        State::Runs => Tone::Good,
-        State::ReloadFailed | State::InTransition(_) => Tone::Bad,
-        State::NotCounted => Tone::Doubtful,
+        DaemonState::Runs => Tone::Good,
+        DaemonState::ReloadFailed | DaemonState::InTransition(_) => Tone::Bad,
+        DaemonState::NotCounted => Tone::Doubtful,
     }
 }
 
@@ -67,7 +67,7 @@ fn facts(daemon: &Daemon) -> Vec<(&'static str, String)> {
         facts.push(("user", user));
         facts.push(("started", format!("{} ({})", Utc(process.started), Ago(process.started))));
     }
-    if daemon.state == State::NotCounted {
+    if daemon.state == DaemonState::NotCounted {
         return facts;
     }
     if let Some(process) = &daemon.process {
@@ -155,7 +155,8 @@ impl std::fmt::Display for Ago {
 
 fn summary(status: &Status, terminal: Terminal) -> String {
     let count = status.counted().count();
-    let failed = || status.counted().filter(|daemon| daemon.state == State::ReloadFailed).count();
+    let failed =
+        || status.counted().filter(|daemon| daemon.state == DaemonState::ReloadFailed).count();
     let (tone, word, text) = if let Some(unit) = status.failed.first() {
         let name = &unit.name;
         (Tone::Bad, "down", format!("see journalctl -u {}", Escaped(name)))
@@ -179,11 +180,11 @@ fn summary(status: &Status, terminal: Terminal) -> String {
     } else if count == 0 {
         (Tone::Bad, "none", "no daemon runs".to_owned())
     } else if let Some(daemon) =
-        status.counted().find(|it| matches!(it.state, State::InTransition(_)))
+        status.counted().find(|it| matches!(it.state, DaemonState::InTransition(_)))
     {
         (Tone::Bad, "down", format!("{} does not serve yet, or no longer", daemon.pid))
     } else if failed() > 0 {
-        let failed = status.counted().find(|it| it.state == State::ReloadFailed);
+        let failed = status.counted().find(|it| it.state == DaemonState::ReloadFailed);
         let process = failed.and_then(|daemon| daemon.process.as_ref());
         let text = match process.and_then(|process| process.config.as_ref()) {
             Some(config) => format!("correct what {} finds, and reload", typed("check", config)),
@@ -263,7 +264,7 @@ pub(super) fn to_json(status: &Status) -> StatusJson {
 fn daemon_to_json(daemon: &Daemon) -> DaemonJson {
     let process = daemon.process.as_ref();
     // What it says of itself is not to be believed.
-    let believed = process.filter(|_| daemon.state != State::NotCounted);
+    let believed = process.filter(|_| daemon.state != DaemonState::NotCounted);
     DaemonJson {
         pid: daemon.pid,
         state: daemon.state.as_str().to_owned(),

@@ -1,8 +1,8 @@
 //! `status`: which daemons run on this host, and how they are.
 //!
 //! It takes `/proc`, the service manager and the metrics together. Any user can run something that
-//! is called masterpolicyd, so it asks first whose a process is: one that nobody vouches for is
-//! told of, is asked nothing, and makes no difference to the exit code.
+//! is called masterpolicyd, so it asks first whose a process is. One that nobody vouches for is
+//! listed, is asked nothing, and makes no difference to the exit code.
 
 mod report;
 

@@ -1,15 +1,14 @@
 //! The system calls: those that each kind of work needs, and those that nothing but an attacker
 //! would make.
 //!
-//! A call of [`FATAL`] ends the process. Those that the lists of a thread's work have are let
-//! through, and every other fails with `EPERM`, so that a library that tries something new is
-//! turned away rather than shot. SECURITY.md has the same lists, and `tests/injection.rs` tries
-//! every number there is against them.
+//! A call of [`FATAL`] ends the process. The calls in the lists of a thread's work are let through.
+//! Every other call fails with `EPERM` and does not end the process, because a library may try
+//! something new. SECURITY.md has the same lists, and `tests/injection.rs` tries every number.
 //!
-//! Calls that are made for each connection have no condition on their arguments, but one: for
-//! them the kernel remembers the verdict and runs no filter at all. The exception is `sendto`,
-//! which connects, and chooses whom it reaches, where nobody looks at its arguments. The filter
-//! begins with it.
+//! The calls that are made for each connection have no condition on their arguments, except
+//! `sendto`. For a call without a condition the kernel remembers the verdict and runs no filter.
+//! `sendto` has conditions, because with other arguments it can connect and choose whom it
+//! reaches. The filter begins with it.
 
 use std::collections::BTreeMap;
 

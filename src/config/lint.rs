@@ -44,6 +44,12 @@ pub(super) fn low_ports<'a>(
         high.truncate(SHOWN_ADDRESSES);
         high.push("another one".to_owned());
     }
+    let is_master = |address: &SocketAddr| address.port() == MASTER_PORT;
+    let remedy = if listen.iter().any(is_master) {
+        format!("have it ask port {MASTER_PORT} instead")
+    } else {
+        format!("serve on port {MASTER_PORT} too")
+    };
     let grants_low = move |placed: &&PlacedRule| is_low(placed.rule.ports.lowest());
     let applies = !high.is_empty();
     rules.iter().filter(move |_| applies).filter(grants_low).map(move |placed| {
@@ -51,7 +57,7 @@ pub(super) fn low_ports<'a>(
             &placed.spot,
             format!(
                 "this rule grants ports below {FIRST_HIGH_PORT}, which a player ignores \
-                 when it asks {} for the policy; serve on port {MASTER_PORT} too",
+                 when it asks {} for the policy; {remedy}",
                 high.join(" or ")
             ),
         )

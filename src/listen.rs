@@ -42,10 +42,8 @@ const FIRST_HANDED_OVER: RawFd = 3;
 /// The descriptors that `LISTEN_FDS` and `LISTEN_PID` say were handed over to this process.
 pub fn handed_over() -> Result<Range<RawFd>, BindError> {
     let number = |name| std::env::var(name).ok()?.parse::<i64>().ok();
-    let is_meant = match std::env::var("LISTEN_PID") {
-        Ok(pid) if !pid.is_empty() => pid == std::process::id().to_string(),
-        _ => true,
-    };
+    let is_meant =
+        std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let count = number("LISTEN_FDS").filter(|count| is_meant && *count > 0).unwrap_or(0);
     let first = number("LISTEN_FDS_FIRST_FD").unwrap_or(FIRST_HANDED_OVER.into());
     if count > MOST_HANDED_OVER || !(0..=MOST_HANDED_OVER).contains(&first) {
@@ -160,11 +158,14 @@ struct Offer<T> {
 
 impl Inherited {
     /// Takes what `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` describe (`sd_listen_fds(3)`);
-    /// nothing where they are meant for another process. A second call finds nothing, since
+    /// nothing unless `LISTEN_PID` is this process. A second call finds nothing, since
     /// this removes `LISTEN_FDS` and `LISTEN_PID` from the environment; that is legal while the
     /// process has a single thread.
     pub fn from_env() -> Result<Self, BindError> {
-        handed_over()?;
+        // The crate takes those without a LISTEN_PID too.
+        if handed_over()?.is_empty() {
+            return Ok(Self::default());
+        }
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut descriptors = ListenFd::from_env();

@@ -119,10 +119,13 @@ fn the_store_gives_back_what_is_listened_on() {
 #[test]
 fn sockets_for_another_process_are_left_alone() {
     let (listener, address) = listener();
-    let script = "export LISTEN_FDS=1 LISTEN_PID=1; exec \"$0\" \"$@\" 3<&0 2>/dev/null";
-    let said = child_after(script, listener, null(), &[address]);
-    assert_eq!(said.len(), 1);
-    assert!(said[0].starts_with(&format!("error cannot bind {address}: Address already in use")));
+    for process in ["LISTEN_PID=1", "LISTEN_PID=", "NO_PID=1"] {
+        let script = format!("export LISTEN_FDS=1 {process}; exec \"$0\" \"$@\" 3<&0 2>/dev/null");
+        let said = child_after(&script, listener.try_clone().unwrap(), null(), &[address]);
+        assert_eq!(said.len(), 1);
+        let taken = format!("error cannot bind {address}: Address already in use");
+        assert!(said[0].starts_with(&taken), "{process}: {said:?}");
+    }
 }
 
 #[test]

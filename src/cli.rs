@@ -31,18 +31,45 @@ impl Cli {
     /// The whole command line. Where a global option means nothing, it is taken and not shown.
     #[must_use]
     pub fn command_line() -> clap::Command {
-        let hide = |command: clap::Command, id: &'static str| match id {
-            "config" => command.arg(hidden(id, 'c').action(ArgAction::Set)),
-            _ => command.arg(hidden(id, 'v').action(ArgAction::Count)),
-        };
-        let without_config = ["probe", "completions"];
-        Self::command().mut_subcommands(|command| match command.get_name() {
-            "serve" => command,
-            "status" => hide(command, "verbose").arg(config_of_one_daemon()),
-            name if without_config.contains(&name) => hide(hide(command, "config"), "verbose"),
-            _ => hide(command, "verbose"),
+        Self::command().mut_subcommands(|command| {
+            let shown = shown_by(command.get_name());
+            let command = with_own_options(command);
+            let hidden = [
+                hidden("config", 'c').action(ArgAction::Set),
+                hidden("verbose", 'v').action(ArgAction::Count),
+            ];
+            command.args(hidden.into_iter().filter(|it| !shown.contains(&it.get_id().as_str())))
         })
     }
+
+    /// The command line without what is not shown, for completion scripts, which offer that too.
+    #[must_use]
+    pub fn shown() -> clap::Command {
+        let line = Self::command().mut_args(|option| option.global(false));
+        let global: Vec<_> = line.get_arguments().map(|it| it.clone().global(true)).collect();
+        line.mut_subcommands(|command| {
+            let shown = shown_by(command.get_name());
+            let command = with_own_options(command);
+            let is_own = |it: &Arg| command.get_arguments().any(|own| own.get_id() == it.get_id());
+            let mut global = global.clone();
+            global.retain(|it| shown.contains(&it.get_id().as_str()) && !is_own(it));
+            command.args(global)
+        })
+    }
+}
+
+/// The global options that mean something to a command.
+fn shown_by(command: &str) -> &'static [&'static str] {
+    match command {
+        "serve" => &["config", "verbose"],
+        "probe" | "completions" => &[],
+        _ => &["config"],
+    }
+}
+
+/// The command with those global options that mean something else to it.
+fn with_own_options(command: clap::Command) -> clap::Command {
+    if command.get_name() == "status" { command.arg(config_of_one_daemon()) } else { command }
 }
 
 /// `-c` of `status`, which has no default: without it, all are meant.
@@ -317,6 +344,29 @@ mod tests {
         assert_eq!(shown("status"), (true, false));
         assert_eq!(shown("probe"), (false, false));
         assert_eq!(shown("completions"), (false, false));
+    }
+
+    #[test]
+    fn completion_scripts_offer_what_is_shown() {
+        fn are_shown(command: &clap::Command) -> bool {
+            !command.get_arguments().any(Arg::is_hide_set)
+                && command.get_subcommands().all(are_shown)
+        }
+        fn options(command: &clap::Command, path: &str, all: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let shown = command.get_arguments().filter(|it| !it.is_hide_set());
+            all.extend(shown.map(|it| format!("{path} {it} {:?}", it.get_help())));
+            command.get_subcommands().for_each(|it| options(it, &path, all));
+        }
+        let [shown, whole] = [Cli::shown(), Cli::command_line()].map(|mut command| {
+            command.build();
+            let mut all = Vec::new();
+            options(&command, "", &mut all);
+            all.sort_unstable();
+            all
+        });
+        assert_eq!(shown, whole);
+        assert!(are_shown(&Cli::shown()));
     }
 
     #[test]

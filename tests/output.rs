@@ -199,12 +199,17 @@ fn shells_complete_commands_options_and_words() {
             ("masterpolicyd explain --player l", &["lightspark"]),
             ("masterpolicyd show r", &["rules"]),
             ("masterpolicyd probe --nag", &["--nagios"]),
+            ("masterpolicyd show rules --conf", &["--config"]),
+            ("masterpolicyd serve --verb", &["--verbose"]),
         ] {
             let words = completed(shell, &script, line);
             let missing: Vec<_> =
                 expected.iter().filter(|word| !words.iter().any(|it| it == *word)).collect();
             assert!(missing.is_empty(), "{} {line:?}: {words:?}", shell[0]);
         }
+        let offered = completed(shell, &script, "masterpolicyd probe --");
+        let means_nothing = |word: &String| matches!(word.as_str(), "--config" | "--verbose");
+        assert!(!offered.iter().any(means_nothing), "{}: {offered:?}", shell[0]);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 /// Prints the script for `shell`.
 #[must_use]
 pub fn run(shell: Shell) -> Exit {
-    let mut command = Cli::command_line();
+    let mut command = Cli::shown();
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn fish_completes_the_name_of_a_shell() {
         assert_eq!(
-            fish_arguments(&Cli::command_line()),
+            fish_arguments(&Cli::shown()),
             "complete -c masterpolicyd -n \"__fish_seen_subcommand_from completions\" -f -a \"bash \
              elvish fish powershell zsh\"\n"
         );

@@ -124,8 +124,19 @@ fn read_top(table: &DeTable<'_>, text: &Text<'_>, faults: &mut Faults) -> MainFi
         top.read_optional("metrics", faults, |value, faults| metrics(value, &settings, faults));
     let rules = rules::read(&mut top, text, &HOMES, faults);
     let values = top.spots(text);
-    top.finish(&HOMES, faults);
+    top.finish_or(&HOMES, |value, _| strange(value), faults);
     MainFile { settings, rules, values, balancer_spots }
+}
+
+/// What is said of a key at the top that is like no other, by its value.
+fn strange(value: &Value<'_>) -> String {
+    let is_table = |it: &Value<'_>| matches!(it.get_ref(), DeValue::Table(_));
+    match value.get_ref() {
+        DeValue::Array(array) if array.iter().any(is_table) => {
+            format!("; a rule begins with [[{}]]", rules::KEY)
+        }
+        _ => "; see masterpolicyd.toml(5)".to_owned(),
+    }
 }
 
 fn limits(value: &Value<'_>, faults: &mut Faults) -> Option<Limits> {

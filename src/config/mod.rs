@@ -863,6 +863,6 @@ mod tests {
     fn a_text_is_judged_as_a_main_file_would_be() {
         let problems = judge_text(Path::new("main.toml"), "watch = true\ncolour = 1\n");
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["main.toml:2:1: unknown key \"colour\""]);
+        assert_eq!(told, ["main.toml:2:1: unknown key \"colour\"; see masterpolicyd.toml(5)"]);
     }
 }

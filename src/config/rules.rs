@@ -30,7 +30,7 @@ pub(super) fn read_toml(path: &Path, source: &str) -> (Vec<PlacedRule>, Vec<Prob
     let (rules, problems) = parse(source, &text, |table, faults| {
         let mut top = Section::new("a drop-in, which can have only [[allow-access-from]]", table);
         let rules = read(&mut top, &text, &[], faults);
-        top.finish(&[], faults);
+        top.finish_or(&[], |_, _| String::new(), faults);
         rules
     });
     (rules.unwrap_or_default(), problems)

@@ -130,8 +130,24 @@ impl<'t, 'i> Section<'t, 'i> {
     /// file and their keys, which end up elsewhere when they stand below another header, or when
     /// their own is missing. Returns the keys that were probably meant by those.
     pub(super) fn finish(self, homes: &[Home], faults: &mut Faults) -> Vec<&'static str> {
+        let one_of = |known: &[&str]| match known {
+            [key] => format!("\"{key}\""),
+            keys => format!("one of \"{}\"", keys.join("\", \"")),
+        };
+        let strange =
+            |_: &Value<'_>, known: &[&str]| format!("; write {}, or remove it", one_of(known));
+        self.finish_or(homes, strange, faults)
+    }
+
+    /// The same, with what is said of a key that is like none of the known ones, by its value.
+    pub(super) fn finish_or(
+        self,
+        homes: &[Home],
+        strange: impl Fn(&Value<'_>, &[&str]) -> String,
+        faults: &mut Faults,
+    ) -> Vec<&'static str> {
         let mut meant = Vec::new();
-        for (key, _) in self.table {
+        for (key, value) in self.table {
             let (name, offset) = (key.get_ref().as_ref(), key.span().start);
             if self.known.contains(&name) {
                 continue;
@@ -143,11 +159,14 @@ impl<'t, 'i> Section<'t, 'i> {
                 .filter(|home| home.keys.contains(&name))
                 .map(|home| home.place)
                 .collect();
-            let hint = if homes.is_empty() {
-                meant.extend(nearest(name, &self.known));
+            let near = nearest(name, &self.known);
+            let hint = if !homes.is_empty() {
+                format!("; it belongs {}", homes.join(", or "))
+            } else if near.is_some() {
+                meant.extend(near);
                 did_you_mean(name, &self.known)
             } else {
-                format!("; it belongs {}", homes.join(", or "))
+                strange(value, &self.known)
             };
             faults.add(offset, format_args!("unknown key \"{name}\"{within}{hint}"));
         }

@@ -12,43 +12,44 @@ mod listener;
 mod manager;
 pub mod metrics;
 pub mod preamble;
+mod reloads;
 mod scrape;
+mod service;
 mod signals;
+mod status;
 mod unfinished;
 mod wakes;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use log::{Level, debug, error, info, log_enabled};
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Waker};
 use nix::sys::signal::SigSet;
 
 pub use listener::{Listener, Purpose};
+pub use service::Service;
+pub use status::RELOAD_FAILED;
 pub use unfinished::SCRAPES;
 
 use crate::background::{Reloading, Requested};
 use crate::counted::Counted;
-use crate::document::Documents;
 use crate::logging;
-use crate::network::Network;
 use crate::notify::{Message, Notifier};
-use crate::policy::MASTER_PORT;
-use crate::timestamp::Utc;
 use crate::watch::Changes;
 use connection::{Connection, Progress, Traced, trace_step};
 use exchange::{Ending, Outcome};
 use incidents::{Incidents, ServedLines};
-use limits::{Eviction, GRACE, Limits, Source};
+use limits::{Eviction, GRACE, Source};
 use listener::{Admission, Relief};
 use manager::{Doing, Manager};
 use metrics::{Counters, Gauges};
+use reloads::Reloads;
 use scrape::{Hosts, HttpRequest};
 use signals::{Order, Signals, StopSignal};
+use status::StatusLine;
 use unfinished::Unfinished;
 use wakes::Wakes;
 
@@ -64,34 +65,6 @@ const REST_OF_THE_STOP: Duration = Duration::from_secs(5);
 /// What is read at a time, into one buffer for all connections. A request is 23 bytes; what comes
 /// with one in the same segment should fit as well.
 const READ_BUFFER: usize = 16 * 1024;
-
-/// How a status begins for as long as the last reload has failed.
-pub const RELOAD_FAILED: &str = "reload failed, old policy kept";
-
-/// Everything a reload can change.
-#[derive(Debug, Clone)]
-pub struct Service {
-    /// What is answered, by the port that was asked.
-    pub documents: Documents,
-    /// How many rules it holds.
-    pub rules: usize,
-    /// How many drop-ins of packages are broken and left out of it.
-    pub left_out: usize,
-    /// What clients may use up.
-    pub limits: Limits,
-    /// From where a connection begins with a header of the PROXY protocol, which is believed.
-    pub balancers: Vec<Network>,
-    /// Whether each request served is logged.
-    pub log_requests: bool,
-    /// When it was read, by the clock on the wall.
-    pub loaded: SystemTime,
-}
-
-impl Service {
-    fn is_balancer(&self, peer: SocketAddr) -> bool {
-        self.balancers.iter().any(|network| network.contains(peer.ip()))
-    }
-}
 
 /// The server could not be set up, or its poll failed.
 #[derive(Debug)]
@@ -153,18 +126,12 @@ pub struct Server {
     addresses: String,
     /// The ports of those that serve policies.
     policy_ports: Vec<u16>,
-    /// The length of the longest answer that is given on them.
-    longest: usize,
     unfinished: Unfinished,
     service: Service,
-    reloading: Reloading<Service>,
-    /// What happens to the files of the configuration, where that is watched.
-    changes: Option<Changes>,
+    reloads: Reloads<Service>,
     manager: Manager,
     counters: Counters,
     incidents: Incidents,
-    /// When the last reload failed, and why, where it has.
-    failed_reload: Option<(SystemTime, String)>,
     buffer: Box<[u8]>,
     /// When the last connection is given up, once the server stops.
     stopping: Option<Instant>,
@@ -199,18 +166,15 @@ impl Server {
         Ok(Self {
             poll,
             signals,
-            addresses: addresses(&listeners),
-            longest: longest(&service, &policy_ports),
+            addresses: status::addresses(&listeners),
             policy_ports,
             listeners,
             unfinished: Unfinished::new(&service.limits, capacity),
             service,
-            reloading,
-            changes: None,
+            reloads: Reloads::new(reloading),
             manager: Manager::new(notifier, Instant::now()),
             counters: Counters::default(),
             incidents: Incidents::new(),
-            failed_reload: None,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             stopping: None,
         })
@@ -221,18 +185,13 @@ impl Server {
     /// # Errors
     /// The system refuses to watch them.
     pub fn reload_after(&mut self, changes: Changes) -> Result<(), ServerError> {
-        let descriptor = changes.as_fd().as_raw_fd();
-        let (token, readable) = (Wakes::Changes.into(), Interest::READABLE);
-        let registered = self.poll.registry().register(&mut SourceFd(&descriptor), token, readable);
-        registered.map_err(failed("watch the configuration"))?;
-        self.changes = Some(changes);
-        Ok(())
+        let watched = self.reloads.watch(self.poll.registry(), Wakes::Changes.into(), changes);
+        watched.map_err(failed("watch the configuration"))
     }
 
     /// Has the status tell that there are no metrics at this address, since its port was taken.
     pub fn tell_of_no_metrics(&mut self, address: SocketAddr) {
-        // Writing to a String cannot fail.
-        let _ = write!(self.addresses, ", no metrics on {address} (taken)");
+        self.addresses = status::without_metrics(&self.addresses, address);
     }
 
     /// Serves until SIGTERM, SIGINT or SIGQUIT, and until what was in flight then is finished.
@@ -260,11 +219,7 @@ impl Server {
                 match event.token().into() {
                     Wakes::Signals => self.take_signals(now),
                     Wakes::Reloaded => self.take_reloaded(now),
-                    Wakes::Changes => {
-                        if let Some(changes) = &mut self.changes {
-                            changes.read(now);
-                        }
-                    }
+                    Wakes::Changes => self.reloads.read_changes(now),
                     Wakes::Listener(number) => {
                         let mut listeners = self.listeners.iter_mut();
                         if let Some(listener) = listeners.find(|it| it.number == number) {
@@ -309,7 +264,7 @@ impl Server {
                 self.unfinished.next_deadline(),
                 self.manager.due(self.doing()),
                 self.incidents.due(),
-                self.changes.as_ref().and_then(Changes::due),
+                self.reloads.due(),
                 self.stopping,
                 self.last_call(),
             ])
@@ -336,12 +291,9 @@ impl Server {
             self.tell(Message::Status(self.status()), now);
         }
         self.incidents.settle(now);
-        if let Some(changes) = &mut self.changes {
-            if changes.due().is_some_and(|due| due <= now) {
-                changes.take_up(now);
-                info!("the configuration has changed");
-                self.reload(now);
-            }
+        if self.reloads.take_up_changes(now) {
+            info!("the configuration has changed");
+            self.reload(now);
         }
     }
 
@@ -349,7 +301,7 @@ impl Server {
     fn doing(&self) -> Doing {
         Doing {
             ended: self.counters.total(),
-            reloading: self.reloading.is_running(),
+            reloading: self.reloads.is_running(),
             crowded: self.incidents.is_crowded(),
         }
     }
@@ -426,7 +378,7 @@ impl Server {
     fn welcome(&mut self, mut connection: Connection, since: Instant) -> Instant {
         // Itself included, as it is later, when it is among the unfinished.
         let open = self.unfinished.len() + 1;
-        let metrics = || text_of(&self.counters, &self.service, self.longest, open);
+        let metrics = || text_of(&self.counters, &self.service, &self.policy_ports, open);
         match connection.advance(&mut self.buffer, &self.service.documents, &metrics) {
             Progress::Ended(ending) => self.close(connection, &ending),
             Progress::Blocked(interest) => {
@@ -488,7 +440,7 @@ impl Server {
         let table = self.unfinished.of(purpose);
         // Closed in this very round, perhaps to make room: its event comes too late.
         let Some(connection) = table.get_mut(key) else { return };
-        let metrics = || text_of(&self.counters, &self.service, self.longest, open);
+        let metrics = || text_of(&self.counters, &self.service, &self.policy_ports, open);
         let awaited_header = connection.awaits_header();
         match connection.advance(&mut self.buffer, &self.service.documents, &metrics) {
             Progress::Blocked(interest) => {
@@ -581,7 +533,7 @@ impl Server {
         }
         // Where the thread has ended, nobody has said so.
         self.take_reloaded(now);
-        match self.reloading.request(now) {
+        match self.reloads.request(now) {
             Requested::Began => self.tell(Message::reloading(self.status()), now),
             Requested::Follows { running } => {
                 // Many may ask while one hangs, and one line tells them all.
@@ -596,28 +548,28 @@ impl Server {
 
     /// Takes up what the thread that reads configurations has finished.
     fn take_reloaded(&mut self, now: Instant) {
-        let Some(result) = self.reloading.result() else { return };
+        let Some(result) = self.reloads.result() else { return };
         if self.stopping.is_some() {
             return;
         }
         match result {
             Ok(service) => {
                 self.unfinished.set_limits(&service.limits);
-                self.longest = longest(&service, &self.policy_ports);
                 self.service = service;
                 self.counters.reloaded();
-                self.failed_reload = None;
-                info!("reloaded: {}, {} bytes", Counted(self.service.rules, "rule"), self.longest);
+                self.reloads.note(None);
+                let longest = self.service.longest_answer(&self.policy_ports);
+                info!("reloaded: {}, {longest} bytes", Counted(self.service.rules, "rule"));
                 self.tell(Message::Ready(self.status()), now);
             }
             Err(failure) => {
                 self.counters.reload_failed();
                 error!("reload failed: the old policy keeps serving");
-                self.failed_reload = Some((SystemTime::now(), failure.to_string()));
+                self.reloads.note(Some(failure.to_string()));
                 self.tell(Message::Ready(self.status()), now);
             }
         }
-        if self.reloading.is_wanted_again() {
+        if self.reloads.is_wanted_again() {
             self.reload(now);
         }
     }
@@ -671,73 +623,37 @@ impl Server {
         info!("stopped: {}", self.counters);
     }
 
-    /// One line about how it goes. `masterpolicyd status` looks in it for [`RELOAD_FAILED`] at its
-    /// beginning, and for the address of the metrics.
+    /// One line about how it goes.
     fn status(&self) -> String {
-        let mut status = String::new();
-        // Writing to a String cannot fail.
-        if let Some((at, failure)) = &self.failed_reload {
-            let _ = write!(status, "{RELOAD_FAILED}: {failure} ({}); ", Utc(*at));
+        StatusLine {
+            failed_reload: self.reloads.failure(),
+            is_stopping: self.stopping.is_some(),
+            rules: self.service.rules,
+            addresses: &self.addresses,
+            left_out: self.service.left_out,
+            served: self.counters.requests(Outcome::Served),
+            unserved: self.counters.unserved(),
+            open: self.unfinished.len(),
+            reloading: self.reloads.running(Instant::now()),
+            crowding: self.incidents.crowding(),
+            loaded: self.service.loaded,
         }
-        let doing = if self.stopping.is_some() { "stopping" } else { "serving" };
-        let _ =
-            write!(status, "{doing} {} on {}", Counted(self.service.rules, "rule"), self.addresses);
-        match self.service.left_out {
-            0 => {}
-            1 => status += "; 1 broken drop-in of a package is left out",
-            more => status = format!("{status}; {more} broken drop-ins of packages are left out"),
-        }
-        let (served, unserved) =
-            (self.counters.requests(Outcome::Served), self.counters.unserved());
-        let _ = write!(
-            status,
-            "; {served} served, {unserved} not served, {} open",
-            self.unfinished.len()
-        );
-        if let Some(running) = self.reloading.running(Instant::now()) {
-            let _ = write!(status, "; reloading for {} s", running.as_secs());
-        }
-        let _ = write!(
-            status,
-            "{}; loaded {}, version {}",
-            self.incidents.crowding(),
-            Utc(self.service.loaded),
-            env!("CARGO_PKG_VERSION")
-        );
-        status
+        .to_string()
     }
 }
 
-/// The length of the longest answer that is given on these ports. Behind a balancer any port may
-/// have been asked.
-fn longest(service: &Service, ports: &[u16]) -> usize {
-    let balanced = (!service.balancers.is_empty()).then_some(MASTER_PORT);
-    service.documents.longest(ports.iter().copied().chain(balanced)).bytes().len()
-}
-
-/// The metrics at this moment, while `open` connections are unfinished and the longest answer has
-/// this length.
-fn text_of(counters: &Counters, service: &Service, longest: usize, open: usize) -> String {
+/// The metrics at this moment, while `open` connections are unfinished and policies are served on
+/// these ports.
+fn text_of(counters: &Counters, service: &Service, ports: &[u16], open: usize) -> String {
     let gauges = Gauges {
         connections: open,
         policy_rules: service.rules,
         drop_ins_left_out: service.left_out,
-        policy_bytes: longest,
+        policy_bytes: service.longest_answer(ports),
         config_loaded: service.loaded,
         log_lines_dropped: logging::lines_dropped(),
     };
     metrics::text(counters, &gauges)
-}
-
-/// Where these listeners are reached, in words.
-fn addresses(listeners: &[Listener]) -> String {
-    let of = |purpose| {
-        let of_purpose = listeners.iter().filter(move |it| it.purpose == purpose);
-        let addresses: Vec<_> = of_purpose.map(|it| it.address.to_string()).collect();
-        addresses.join(", ")
-    };
-    let (policy, metrics) = (of(Purpose::Policy), of(Purpose::Metrics));
-    if metrics.is_empty() { policy } else { format!("{policy}, metrics on {metrics}") }
 }
 
 /// The hosts by which the metrics at an address may be asked for.

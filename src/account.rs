@@ -24,6 +24,8 @@ pub struct Account {
 /// Why a user or a group is nobody to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountError {
+    /// Started as root, and nobody is named.
+    NoUser,
     /// There is no such user.
     UnknownUser(String),
     /// There is no such group.
@@ -55,6 +57,7 @@ impl AccountError {
 impl fmt::Display for AccountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoUser => f.write_str("cannot serve as root; write user = \"_masterpolicyd\""),
             Self::UnknownUser(name) => {
                 write!(f, "there is no user {name:?}; ")?;
                 if is_plain(name) {

@@ -16,7 +16,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use log::Level;
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::unistd::{self, Gid, Group, ResGid, ResUid, Uid, User};
+use nix::unistd::{self, Gid, Group, ResGid, ResUid, Uid};
 
 use crate::account::{self, Account, AccountError};
 
@@ -80,46 +80,12 @@ impl fmt::Display for Ignored {
     }
 }
 
-/// Why nobody is known to become.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UserError {
-    /// Started as root, and the configuration names nobody to become.
-    Missing,
-    /// The account that it names cannot be become.
-    Account(AccountError),
-}
-
-impl UserError {
-    /// Whether the configuration is to blame. A user database that does not answer may do so soon.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::Missing => true,
-            Self::Account(error) => error.is_configuration(),
-        }
-    }
-}
-
-impl fmt::Display for UserError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => f.write_str(
-                "cannot serve as root: set user to an unprivileged one, such as \
-                 user = \"_masterpolicyd\"",
-            ),
-            Self::Account(error) => error.fmt(f),
-        }
-    }
-}
-
-impl Error for UserError {}
-
 /// Finds whom to become.
 ///
 /// Started as root (by real or effective user), that is the configured user with the configured
 /// group or its primary one, and neither may be root's. Started as anyone else, it is whoever
 /// the process already is: names that say otherwise are [`Ignored`].
-pub fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Resolved, UserError> {
+pub fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Resolved, AccountError> {
     if started_as_root() {
         let identity = resolve_for_root(user, group)?;
         Ok(Resolved { identity, ignored: None })
@@ -134,15 +100,14 @@ pub fn started_as_root() -> bool {
     Uid::current().is_root() || Uid::effective().is_root()
 }
 
-fn resolve_for_root(user: Option<&str>, group: Option<&str>) -> Result<Identity, UserError> {
-    let user = user.ok_or(UserError::Missing)?;
-    let account = account::find(user, group).map_err(UserError::Account)?;
-    Ok(Identity::from(&account))
+fn resolve_for_root(user: Option<&str>, group: Option<&str>) -> Result<Identity, AccountError> {
+    let user = user.ok_or(AccountError::NoUser)?;
+    Ok(Identity::from(&account::find(user, group)?))
 }
 
 fn resolve_in_place(user: Option<&str>, group: Option<&str>) -> Resolved {
     let (uid, gid) = (Uid::effective(), Gid::effective());
-    let own_name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let own_name = account::name_of(uid.as_raw());
     let identity = Identity { user: own_name.unwrap_or_else(|| uid.to_string()), uid, gid };
     let other_user = user.filter(|name| *name != identity.user);
     // A group that cannot be looked up is not the current one either.
@@ -486,8 +451,8 @@ mod tests {
 
     #[test]
     fn root_has_to_know_whom_to_become() {
-        assert_eq!(resolve_for_root(None, None), Err(UserError::Missing));
-        let root = UserError::Account(AccountError::RootUser("root".into()));
+        assert_eq!(resolve_for_root(None, None), Err(AccountError::NoUser));
+        let root = AccountError::RootUser("root".into());
         assert_eq!(resolve_for_root(Some("root"), None), Err(root));
     }
 

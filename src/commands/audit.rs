@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use nix::unistd::{Uid, User};
 use serde::Serialize;
 
 use super::diff::{Difference, guise_towards};
@@ -19,12 +18,14 @@ use super::rule_json::PlacedRuleJson;
 use super::table::{Cell, Table};
 use super::terminal::{Terminal, Tone};
 use super::{apply_by, load, tell, typed};
+use crate::account;
 use crate::audit::{
     self, Answer, Comparison, Grant, GrantState, Heard, Holder, PolicyPort, PortState, Questions,
     REDIRECT_PORT,
 };
 use crate::cli;
 use crate::config::{Configuration, Settings};
+use crate::counted::Counted;
 use crate::document::Documents;
 use crate::exit::Exit;
 use crate::inventory::{self, HostListener};
@@ -161,11 +162,11 @@ impl fmt::Display for AuditInWords<'_> {
                 agree(Tone::Doubtful, "unknown")
             ),
             0 => writeln!(f, "{}: policy and host agree", agree(Tone::Good, "agree")),
-            1 => writeln!(f, "{}: policy and host differ in 1 place", agree(Tone::Bad, "differ")),
             count => writeln!(
                 f,
-                "{}: policy and host differ in {count} places",
-                agree(Tone::Bad, "differ")
+                "{}: policy and host differ in {}",
+                agree(Tone::Bad, "differ"),
+                Counted(count, "place")
             ),
         }
     }
@@ -338,16 +339,11 @@ fn describe_each(listeners: &[HostListener]) -> String {
 fn describe(listener: &HostListener) -> String {
     match &listener.process {
         Some(process) => format!("{} {process}", listener.address),
-        None => match user(listener.uid) {
+        None => match account::name_of(listener.uid) {
             Some(name) => format!("{} user {}", listener.address, Escaped(&name)),
             None => format!("{} uid {}", listener.address, listener.uid),
         },
     }
-}
-
-/// The name of a user, where the system knows one.
-fn user(uid: u32) -> Option<String> {
-    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
 #[derive(Serialize)]
@@ -449,7 +445,7 @@ impl ListenerJson {
             address: listener.address.ip().to_string(),
             port: listener.address.port(),
             uid: listener.uid,
-            user: user(listener.uid),
+            user: account::name_of(listener.uid),
             pid: listener.process.as_ref().map(|process| process.pid),
             process: listener.process.as_ref().map(|process| process.name.clone()),
         };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{Level, debug, error, info, warn};
 
 use super::typed;
-use crate::account::Account;
+use crate::account::{Account, AccountError};
 use crate::background::{Loaded, LogWriter, Pace, Reloading};
 use crate::cli::Cli;
 use crate::config::{self, Configuration, Problem, Problems, Sandbox, Settings, Severity, Trust};
@@ -24,7 +24,7 @@ use crate::inventory;
 use crate::listen::{self, BindError, Bound, IfTaken, Inherited, ListeningSocket, SocketOrigin};
 use crate::logging::{self, Authority};
 use crate::notify::{Notifier, NotifyError};
-use crate::privileges::{self, DropError, Identity, UserError};
+use crate::privileges::{self, DropError, Identity};
 use crate::process::{self, Unfit};
 use crate::sandbox::{self, Active, SandboxError, Work};
 use crate::server::{self, Listener, Purpose, Server, ServerError, Service};
@@ -177,7 +177,7 @@ fn log_problems<'a>(path: &Path, problems: impl IntoIterator<Item = &'a Problem>
     }
 }
 
-fn resolve(configuration: &Configuration) -> Result<Identity, UserError> {
+fn resolve(configuration: &Configuration) -> Result<Identity, AccountError> {
     if let Some(account) = configuration.account.as_ref().filter(|_| privileges::started_as_root())
     {
         return Ok(Identity::from(account));
@@ -506,7 +506,7 @@ fn log_sandbox(active: &Active) {
 enum ServeError {
     Process(Unfit),
     Configuration(Problems),
-    User(UserError),
+    User(AccountError),
     Bind(BindError),
     Notify(NotifyError),
     Drop(DropError),
@@ -563,7 +563,7 @@ macro_rules! from_errors {
 from_errors!(
     Process(Unfit),
     Configuration(Problems),
-    User(UserError),
+    User(AccountError),
     Bind(BindError),
     Notify(NotifyError),
     Drop(DropError),

@@ -438,10 +438,8 @@ impl<'a> Loader<'a> {
         let spot = main.values.get("user");
         let (Some(user), Some(spot)) = (&main.settings.user, spot) else {
             if spot.is_none() && is_started_as_root && intent == Intent::Serve {
-                self.problems.push(Problem::about(
-                    self.path,
-                    "cannot serve as root; write user = \"_masterpolicyd\"",
-                ));
+                let message = AccountError::NoUser.to_string();
+                self.problems.push(Problem::about(self.path, message));
             }
             return None;
         };

@@ -19,29 +19,14 @@ pub use domain::{Domain, DomainError, Host};
 pub use meta_policy::{MetaPolicy, MetaPolicyError};
 pub use origin::{Origin, OriginError};
 pub use player::{Player, PlayerError, Quirks, RangeReading};
-pub use ports::{EXPANDABLE_PORTS, PortRange, PortSet, PortsError};
+pub use ports::{
+    EXPANDABLE_PORTS, FIRST_HIGH_PORT, PortRange, PortSet, PortsError, can_grant, is_low,
+};
 pub use rule::Rule;
 pub use verdict::{Lack, NearMiss, Reason, Verdict};
 
 /// The port a player asks first, and whose answer counts for the whole host.
 pub const MASTER_PORT: u16 = 843;
-
-/// Ports below this one may be granted only by a policy that was itself served from below it.
-/// This is a rule of Adobe's ("Policy file changes in Flash Player 9 and Flash Player 10"), and
-/// has nothing to do with who may bind a port on this host.
-pub const FIRST_HIGH_PORT: u16 = 1024;
-
-/// Whether `port` is below [`FIRST_HIGH_PORT`].
-#[must_use]
-pub fn is_low(port: u16) -> bool {
-    port < FIRST_HIGH_PORT
-}
-
-/// Whether a policy that is served from `policy_port` can grant `port` at all.
-#[must_use]
-pub fn can_grant(policy_port: u16, port: u16) -> bool {
-    !is_low(port) || is_low(policy_port)
-}
 
 /// Everything a host grants.
 #[derive(Debug, Clone, PartialEq, Eq)]

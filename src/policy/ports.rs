@@ -3,6 +3,23 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Ports below this one may be granted only by a policy that was itself served from below it.
+/// This is a rule of Adobe's ("Policy file changes in Flash Player 9 and Flash Player 10"), and
+/// has nothing to do with who may bind a port on this host.
+pub const FIRST_HIGH_PORT: u16 = 1024;
+
+/// Whether `port` is below [`FIRST_HIGH_PORT`].
+#[must_use]
+pub fn is_low(port: u16) -> bool {
+    port < FIRST_HIGH_PORT
+}
+
+/// Whether a policy that is served from `policy_port` can grant `port` at all.
+#[must_use]
+pub fn can_grant(policy_port: u16, port: u16) -> bool {
+    !is_low(port) || is_low(policy_port)
+}
+
 /// Ranges of up to this many ports can be written as lists, see [`PortSet::expanded`].
 pub const EXPANDABLE_PORTS: u32 = 64;
 

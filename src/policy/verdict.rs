@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::ports::FIRST_HIGH_PORT;
+
 /// What a player decides, see [`Policy::decide`](super::Policy::decide).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -51,14 +53,18 @@ impl Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::MetaPolicyNone => "the meta-policy is none, so no policy on this host counts",
-            Self::LowPort => {
-                "a policy served from port 1024 or above cannot grant a port below 1024"
+        match self {
+            Self::MetaPolicyNone => {
+                f.write_str("the meta-policy is none, so no policy on this host counts")
             }
-            Self::TooLong => "the document is longer than this player reads",
-            Self::NoRule => "no rule grants it",
-        })
+            Self::LowPort => write!(
+                f,
+                "a policy served from port {FIRST_HIGH_PORT} or above cannot grant a port below \
+                 {FIRST_HIGH_PORT}"
+            ),
+            Self::TooLong => f.write_str("the document is longer than this player reads"),
+            Self::NoRule => f.write_str("no rule grants it"),
+        }
     }
 }
 
@@ -109,16 +115,18 @@ impl Lack {
 
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Domain => "grants the port, but not to this origin",
-            Self::Port => "grants this origin other ports",
-            Self::Secure => "grants it only to content loaded over https",
-            Self::LowPort => "grants it, but only a policy served from below 1024 can",
-            Self::AnyDomain => "grants it, but this player accepts no domain but *",
-            Self::Range => {
-                "grants it in a range, and this player does not read the range to its end"
+        match self {
+            Self::Domain => f.write_str("grants the port, but not to this origin"),
+            Self::Port => f.write_str("grants this origin other ports"),
+            Self::Secure => f.write_str("grants it only to content loaded over https"),
+            Self::LowPort => {
+                write!(f, "grants it, but only a policy served from below {FIRST_HIGH_PORT} can")
             }
-        })
+            Self::AnyDomain => f.write_str("grants it, but this player accepts no domain but *"),
+            Self::Range => f.write_str(
+                "grants it in a range, and this player does not read the range to its end",
+            ),
+        }
     }
 }
 

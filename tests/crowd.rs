@@ -10,6 +10,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use masterpolicyd::probe::MASTER_LIMIT;
 use masterpolicyd::server::limits::{Backlog, Connections, Newcomers, Source, SourcePrefix, Turn};
 
 const PLACES: usize = 64;
@@ -21,9 +22,6 @@ const QUEUE: u32 = 4096;
 
 /// When the kernel of a client sends its SYN again, or an attacker connects again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// A player waits for an answer no longer than this.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 const SEED: u64 = 843;
 
@@ -361,7 +359,7 @@ impl Simulation {
         if let Kind::Honest { needs } = self.clients[client].kind {
             // A client whose SYN was lost asks that much later.
             let asks = self.now + needs;
-            if asks > connected + PATIENCE {
+            if asks > connected + MASTER_LIMIT {
                 return self.lose();
             }
             self.at(asks, Event::Ask(client));
@@ -392,7 +390,7 @@ impl Simulation {
         self.unanswered -= 1;
         let took = self.now.saturating_sub(self.clients[client].connected);
         self.slowest = self.slowest.max(took);
-        if took > PATIENCE {
+        if took > MASTER_LIMIT {
             self.lost += 1;
         }
     }

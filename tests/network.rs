@@ -8,17 +8,15 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 use std::{fmt, fs};
+
+use masterpolicyd::probe::MASTER_LIMIT;
 
 use support::balancer::Balancer;
 use support::daemon::document;
 use support::load::{self, Load, Report, Shape, Sources};
 use support::network::in_own_network;
 use support::{Setup, find_program, skip};
-
-/// How long a player waits for its document.
-const PLAYERS_WAIT: Duration = Duration::from_secs(3);
 
 /// How many requests each server has for each document on each path.
 const REQUESTS: usize = 200;
@@ -175,13 +173,13 @@ fn no_player_is_reset_on_a_slow_and_lossy_network() {
             let reports = ask_all(&servers);
             let mut row = format!("| {path} |");
             for report in &reports {
-                let in_time = report.arrival.within(PLAYERS_WAIT);
+                let in_time = report.arrival.within(MASTER_LIMIT);
                 write!(row, " {in_time} / {} / {} |", report.resets, report.unended)
                     .expect("writing to a string");
             }
             println!("{row}");
             if path.is_ideal() {
-                let in_time = |report: &Report| report.arrival.within(PLAYERS_WAIT) == REQUESTS;
+                let in_time = |report: &Report| report.arrival.within(MASTER_LIMIT) == REQUESTS;
                 let daemons = &reports[..daemons.len()];
                 assert!(daemons.iter().all(in_time), "too busy a machine to measure: {daemons:#?}");
             }

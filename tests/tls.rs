@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use masterpolicyd::probe::MASTER_LIMIT;
 
 use support::balancer::Balancer;
 use support::daemon::{RULES, dial, document_of};
@@ -131,9 +133,6 @@ impl Front {
     }
 }
 
-/// A player waits for an answer no longer than this.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// So many plain requests, each answered while a player waits.
 fn ask_plainly(requests: usize) {
     let report = load::run(&Load {
@@ -146,7 +145,7 @@ fn ask_plainly(requests: usize) {
     });
     report.assert_all_answered();
     let longest = report.latency.longest();
-    assert!(longest < PATIENCE, "{longest:?}");
+    assert!(longest < MASTER_LIMIT, "{longest:?}");
 }
 
 /// How many requests each kind of client makes. `MASTERPOLICYD_TLS=10000` is the full number.

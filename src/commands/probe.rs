@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::printable::Escaped;
 use crate::probe::fleet::{self, LineError, News};
 use crate::probe::player::Guise;
-use crate::probe::{Family, Milestone, Question, Report, Target, TargetError, probe};
+use crate::probe::{Family, MASTER_LIMIT, Milestone, Question, Report, Target, TargetError, probe};
 use report::{MonitoringState, ReportJson, Tally, Told, Wording};
 
 /// Asks what `args` name and prints what came of it.
@@ -293,10 +293,15 @@ enum TimeoutError {
 
 impl fmt::Display for TimeoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let players = Written(MASTER_LIMIT);
         match self {
             Self::Duration(error) => write!(f, "{error}"),
-            Self::Zero => f.write_str("with a timeout of 0 no answer can come; a player waits 3s"),
-            Self::TooLong => write!(f, "at most {}; a player waits 3s", Written(LONGEST_TIMEOUT)),
+            Self::Zero => {
+                write!(f, "with a timeout of 0 no answer can come; a player waits {players}")
+            }
+            Self::TooLong => {
+                write!(f, "at most {}; a player waits {players}", Written(LONGEST_TIMEOUT))
+            }
         }
     }
 }
@@ -312,6 +317,8 @@ fn parse_timeout(text: &str) -> Result<Duration, TimeoutError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
 
     #[test]
     fn timeouts_have_limits() {
@@ -320,6 +327,13 @@ mod tests {
         assert_eq!(parse_timeout("0ms"), Err(TimeoutError::Zero));
         assert_eq!(parse_timeout("61m"), Err(TimeoutError::TooLong));
         assert!(matches!(parse_timeout("3"), Err(TimeoutError::Duration(_))));
+    }
+
+    #[test]
+    fn by_default_it_waits_as_long_as_a_player() {
+        let line = Cli::try_parse_from(["masterpolicyd", "probe", "a.test:5000"]).unwrap();
+        let Command::Probe(args) = line.command else { panic!("another command") };
+        assert_eq!(parse_timeout(&args.timeout), Ok(MASTER_LIMIT));
     }
 
     #[test]

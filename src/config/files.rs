@@ -24,7 +24,7 @@ use super::problem::{Excerpt, Place, Problem, Severity, Spot};
 use super::trust::Use;
 use super::walk::{FileKind, FileStatus, Found, Stop, Trail, Tree, Visited, walk};
 use crate::account::{self, Account, AccountError};
-use crate::document::{UTF16, is_utf16};
+use crate::document::{NOT_UTF8, UTF16, is_utf16};
 use crate::position::{Position, Positions};
 
 /// A configuration file larger than this is refused unread.
@@ -179,7 +179,7 @@ impl ReadFile {
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let lossy = String::from_utf8_lossy(&self.bytes);
             let spot = Text::of(&self.path, &lossy).at(error.valid_up_to());
-            Problem::at(Severity::Error, &spot, "the text is not UTF-8; save it as UTF-8")
+            Problem::at(Severity::Error, &spot, NOT_UTF8)
         })?;
         Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
     }

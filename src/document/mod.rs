@@ -5,7 +5,7 @@ mod parse;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-pub use parse::{Flaw, FlawKind, Parsed, ParsedRule, UTF16, is_utf16, parse};
+pub use parse::{Flaw, FlawKind, NOT_UTF8, Parsed, ParsedRule, UTF16, is_utf16, parse};
 
 use crate::policy::{MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 

@@ -141,10 +141,11 @@ fn decode(bytes: &[u8]) -> Result<&str, Flaw> {
     if is_utf16(bytes) {
         return Err(flaw(b"", UTF16));
     }
-    std::str::from_utf8(bytes).map_err(|error| {
-        flaw(&bytes[..error.valid_up_to()], "the text is not UTF-8; save it as UTF-8")
-    })
+    std::str::from_utf8(bytes).map_err(|error| flaw(&bytes[..error.valid_up_to()], NOT_UTF8))
 }
+
+/// What to say of a text that is not UTF-8.
+pub const NOT_UTF8: &str = "the text is not UTF-8; save it as UTF-8";
 
 /// What to say of a text that [`is_utf16`].
 pub const UTF16: &str = "the text is UTF-16; save it as UTF-8";

@@ -388,6 +388,9 @@ impl Finding {
 const READ_FIRST: &str = "have the server read all 23 bytes of the request before it answers and \
                           closes; one that answers first resets the connection";
 
+// The remedy for several segments says below how many bytes an answer has to stay.
+const _: () = assert!(ONE_SEGMENT + 1 == 1429);
+
 const END_WITH_NUL: &str = "end the document with one NUL byte, then close";
 
 impl fmt::Display for Finding {

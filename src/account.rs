@@ -1,5 +1,6 @@
-//! Who the configured user and group are. Knows the user database and what is no account to serve
-//! as, but neither the configuration nor the process.
+//! Who the configured user and group are. It knows the user database, which accounts the daemon
+//! does not serve as, and what to write for `user` and `group` instead; it reads no configuration,
+//! and knows nothing of the process.
 
 use std::error::Error;
 use std::ffi::CString;

@@ -246,7 +246,7 @@ impl GrantState {
 }
 
 /// What to ask: the addresses of `listen`; 843 of this host in any case, for a redirect answers
-/// where nobody listens; and whatever else holds a part of what [`is_judged`]. A wildcard is asked
+/// where nobody listens; and whatever else holds a part of what `is_judged`. A wildcard is asked
 /// over loopback.
 #[must_use]
 pub fn addresses_to_ask(listen: &[SocketAddr], listeners: &[HostListener]) -> Questions {

@@ -1,4 +1,5 @@
-//! Durations as configuration and command line write them: a whole number and one unit, `500ms`, `5s`, `1m`.
+//! Durations as configuration and command line write them: a whole number and one unit, `500ms`,
+//! `5s`, `1m`.
 
 use std::fmt;
 use std::str::FromStr;

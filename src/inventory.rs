@@ -169,8 +169,8 @@ pub fn holds(pid: i32, listeners: &[HostListener]) -> Option<bool> {
     )
 }
 
-/// Who keeps `address` from being bound (an IPv6 one as v6-only); empty when nobody listens in its way, or when that
-/// cannot be found out.
+/// Who keeps `address` from being bound (an IPv6 one as v6-only); empty when nobody listens in its
+/// way, or when that cannot be found out.
 #[must_use]
 pub fn holders(address: SocketAddr) -> Vec<HostListener> {
     let mut in_the_way = conflicting(sockets().unwrap_or_default(), address);

@@ -1,8 +1,8 @@
 //! The listening sockets: inherited ones are adopted, the others bound.
 //!
 //! This module knows addresses and sockets, systemd's way of passing them on, and what an
-//! administrator can do about each failure. It has never heard of the configuration file, accepts
-//! no connection, and logs nothing.
+//! administrator can do about each failure: for that it names the key `listen`. It reads no
+//! configuration, accepts no connection, and logs nothing.
 
 use std::error::Error;
 use std::fmt;
@@ -238,7 +238,7 @@ pub enum IfTaken {
 /// to start, or moves from host to host.
 ///
 /// `holders` names whoever has the port of an address; it is asked only about one that is taken.
-/// `when_taken` is then told the error, and returns when it is time to try again, if it is to be tried.
+/// `when_taken` is then told the error, and returns what to do, once it is time to do it.
 pub fn bind(
     addresses: &[SocketAddr],
     inherited: Inherited,
@@ -509,7 +509,7 @@ pub enum BindError {
         /// How many, according to `LISTEN_FDS`.
         count: i64,
     },
-    /// An inherited descriptor is no listening TCP socket.
+    /// An inherited descriptor is not a listening TCP socket.
     Inherited {
         /// Which one of all, counted from 1.
         position: usize,

@@ -4,8 +4,9 @@
 //! The socket is connected once, before the sandbox forbids it, and every message after that is
 //! one write to it. Handing over a descriptor takes another call, which the sandbox forbids too,
 //! so that comes before. The crates that speak this protocol open a socket for each message, which
-//! the sandbox makes fatal. No message waits for a service manager that does not read: whoever sends
-//! one is told that there was no room.
+//! the sandbox makes fatal. While the server runs, no message waits for a service manager that does
+//! not read: whoever sends one is told that there was no room. What is said only before that waits
+//! for a second at the most.
 
 use std::collections::VecDeque;
 use std::env;

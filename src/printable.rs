@@ -78,8 +78,8 @@ impl fmt::Display for ShellWord<'_> {
     }
 }
 
-/// Bytes of any kind on their way to a terminal or a log. A backslash is doubled, so that nobody mistakes one that was
-/// sent for an escape sequence.
+/// Bytes of any kind on their way to a terminal or a log. A backslash is doubled, so that nobody
+/// mistakes one that was sent for an escape sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct EscapedBytes<'a>(pub &'a [u8]);
 

@@ -1,8 +1,8 @@
 //! Whom to become, and how every privilege is given up for good.
 //!
-//! This module changes the ids, groups and capabilities of the process and reads them back. It
-//! knows nothing of sockets or configuration files, logs nothing, and leaves it to the caller
-//! how the program ends.
+//! This module changes the ids, groups and capabilities of the process and reads them back. It is
+//! told what `user` and `group` say and reads no configuration, knows nothing of sockets, logs
+//! nothing, and leaves it to the caller how the program ends.
 
 use std::error::Error;
 use std::fmt;

@@ -1,7 +1,8 @@
 //! What the process was started with: signals, limits, and descriptors that nobody named. All of it
 //! is made harmless, or refused with the number that it takes, before anything is read.
 //!
-//! It knows what a kernel gives a process, and nothing of what this one is for. It logs nothing.
+//! It knows what a kernel gives a process, and of what this one is for only how much that takes. It
+//! logs nothing.
 
 use std::error::Error;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Notices that the files of the configuration change, by inotify.
 //!
-//! [`Watcher`] says what is watched, on a thread that may block, and [`Changes`] reads what the kernel
-//! reports, on the one that serves. Neither opens or reads a file, and what a change is to mean is
-//! decided elsewhere.
+//! [`Watcher`] says what is watched, on a thread that may block, and [`Changes`] reads what the
+//! kernel reports, on the one that serves. Neither opens or reads a file, and what a change is to
+//! mean is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -26,8 +26,9 @@ const QUIET: Duration = Duration::from_millis(250);
 /// After this time it counts all the same.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// So many changes are taken up as they come, and after them one in each [`PRICE`]. Changes may have no
-/// end: a program that keeps writing, or a user who keeps giving a file of root's another name.
+/// So many changes are taken up as they come, and after them one in each [`PRICE`]. Changes may
+/// have no end: a program that keeps writing, or a user who keeps giving a file of root's another
+/// name.
 const IN_A_ROW: u32 = 10;
 
 /// After this time one more may be taken up.

@@ -5,7 +5,7 @@
 //! reload that hangs has to be logged. Neither knows a socket.
 //!
 //! What goes to a thread goes through a bounded channel and never waits; what comes back comes
-//! through another. No lock is held while anything blocks.
+//! through another. No lock that the thread that serves takes is held while anything blocks.
 
 mod log_writer;
 mod pace;

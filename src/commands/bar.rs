@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-/// A bar that fills while targets are asked, and leaves nothing behind.
+/// A bar that fills, and leaves nothing behind.
 pub(super) struct Bar<W: Write> {
     out: W,
     total: usize,

@@ -1,6 +1,7 @@
 //! `serve`: load, bind, drop, serve.
 //!
-//! The order of the start-up is here, and nothing else: each step belongs to a module of its own.
+//! The order of the start-up is here, and how long it waits for a port that is taken; and what a
+//! reload reads, for the thread that does so. Each step belongs to a module of its own.
 
 use std::collections::BTreeSet;
 use std::fmt;

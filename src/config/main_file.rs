@@ -25,7 +25,7 @@ use crate::network::Network;
 use crate::policy::{MASTER_PORT, MetaPolicy, Player};
 use crate::server::limits::{Limits, SourcePrefix};
 
-/// More connections than this no kernel gives descriptors for.
+/// No kernel gives descriptors for more connections than this.
 const MAX_CONNECTIONS: usize = 1_000_000;
 
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);

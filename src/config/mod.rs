@@ -448,7 +448,7 @@ impl<'a> Loader<'a> {
             Err(error) => error,
         };
         let spot = main.values.get("group").filter(|_| error.is_about_group()).unwrap_or(spot);
-        // A user database that does not answer is no fault of the configuration: it is for the
+        // A user database that does not answer is not the configuration's fault: it is for the
         // start to fail, and to be tried again. And who is not root stays who he is.
         let is_error = error.is_configuration()
             && (is_started_as_root || matches!(error, AccountError::RootUser(_)));
@@ -796,7 +796,7 @@ fn looks_like_xml(file: &ReadFile) -> bool {
     begins_with(file, |byte| byte == b'<')
 }
 
-/// Whether the first byte that is no white space is such a one.
+/// Whether the first byte that is not white space is such a one.
 fn begins_with(file: &ReadFile, is_such: fn(u8) -> bool) -> bool {
     let bytes = file.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&file.bytes);
     bytes.trim_ascii_start().first().is_some_and(|byte| is_such(*byte))

@@ -262,7 +262,7 @@ pub(super) fn number(
     }
 }
 
-/// Nothing if an array has more than `most` elements; what is no array is for others to tell.
+/// Nothing if an array has more than `most` elements. Others tell of what is not an array.
 pub(super) fn at_most(most: usize, value: &Value<'_>, faults: &mut Faults) -> Option<()> {
     match value.get_ref() {
         DeValue::Array(array) if array.len() > most => {

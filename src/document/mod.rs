@@ -1,4 +1,4 @@
-//! The XML document that players are sent. Its reverse is in [`parse`].
+//! The XML document that players are sent. Its reverse is in [`parse()`].
 
 mod parse;
 

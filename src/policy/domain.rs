@@ -61,7 +61,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Why a text is not a [`Domain`], or not the host of an [`Origin`].
+/// Why a text is not a [`Domain`], or not the host of an [`Origin`](super::Origin).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DomainError {
     /// Nothing between the quotes.
@@ -307,7 +307,7 @@ fn address(text: &str) -> Option<Result<IpAddr, DomainError>> {
     is_meant.then(|| Err(DomainError::Address(text.to_owned())))
 }
 
-/// Refuses what is no host name.
+/// Refuses what is not a host name.
 fn expect_name(text: &str) -> Result<(), DomainError> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_label = |label: &str| {

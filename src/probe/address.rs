@@ -53,8 +53,8 @@ impl AddressReport {
     }
 }
 
-/// The policy that `server` gives out as a master to whom asks in this guise, in the same time as a
-/// step of [`probe`].
+/// The policy that `server` gives out as a master to a client in this guise, within the time of a
+/// step of [`probe`](super::probe).
 ///
 /// # Errors
 /// The gravest finding, where no policy came.
@@ -71,8 +71,8 @@ pub fn fetch(server: SocketAddr, limit: Duration, guise: Guise) -> Result<Policy
 /// failure leaves room for others, the port that the content named; then the destination itself.
 /// The first policy that grants the connection ends it.
 ///
-/// `exchange` asks one port in that capacity, waiting no longer than it is told. Where a policy server should be
-/// and not a word was said, `greet` asks who it is.
+/// `exchange` asks one port in that capacity, waiting no longer than it is told. Where a policy
+/// server should be and not a word was said, `greet` asks who it is.
 pub(super) fn ask(
     destination: SocketAddr,
     question: &Question,

@@ -12,7 +12,7 @@ use crate::printable::{Escaped, EscapedBytes, shortened};
 use crate::probe::player::{ANSWER_LIMIT, Aftermath, End, Transcript};
 use crate::probe::question::Ask;
 
-/// How much of an answer that is no policy is quoted.
+/// How much is quoted of an answer that is not a policy.
 const QUOTED: usize = 40;
 
 /// Something about a policy server that its administrator should know.

@@ -16,8 +16,10 @@ pub const NAMED_POLICY_PATIENCE: u32 = 10;
 /// How long a server that said nothing is given to say who it is.
 pub const GREETING_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long reading an answer, which is at most [`ANSWER_LIMIT`](crate::probe::player::ANSWER_LIMIT) bytes, may take this host.
+/// How long reading an answer may take this host. It has at most
+/// [`ANSWER_LIMIT`](crate::probe::player::ANSWER_LIMIT) bytes.
 pub const READING_LIMIT: Duration = Duration::from_secs(2);
+
 /// Which of a host's addresses are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Family {

@@ -1,7 +1,8 @@
-//! What is left to whoever takes over the serving process: as little as the kernel can enforce.
+//! What is left to whoever takes over a thread of the daemon: as little as the kernel can enforce.
 //!
 //! Landlock takes away files and new connections, seccomp the system calls. This module knows
-//! both, but neither what the daemon does with its sockets nor whom it became before.
+//! both, and which of them each kind of [`Work`] needs. It does not know whom the process became
+//! before, and leaves it to the caller which thread does which work.
 
 mod active;
 mod landlock;

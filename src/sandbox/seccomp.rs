@@ -59,8 +59,8 @@ const ANY_WORK: &[c_long] = &[
     libc::SYS_poll,
 ];
 
-/// Allowed to who serves. What is not here is not needed: no `sendmsg`, which can pass descriptors
-/// on and choose whom it reaches, and no `setsockopt`, since whatever a socket is set to it is set
+/// Allowed to the thread that serves. What is not here is not needed: no `sendmsg`, which can pass
+/// descriptors on and choose whom it reaches, and no `setsockopt`, since whatever a socket is set to it is set
 /// to before, or by `accept4`.
 const SERVING: &[c_long] = &[
     libc::SYS_accept4,
@@ -75,7 +75,7 @@ const SERVING: &[c_long] = &[
     libc::SYS_read,
 ];
 
-/// Allowed to who reads the configuration anew.
+/// Allowed to the thread that reloads.
 const RELOADING: &[c_long] = &[
     // What they act on is made before, and with `watch = true` only.
     libc::SYS_inotify_add_watch,
@@ -243,8 +243,7 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 /// What is sent goes to whom the socket is connected to and to nobody else, and connects nothing.
 /// Without an address the kernel looks at no length.
 fn sends() -> Result<Vec<SeccompRule>, BackendError> {
-    /// All but those that an answer is sent with.
-    /// `MSG_FASTOPEN` is among them, which connects.
+    /// All but those that an answer is sent with. `MSG_FASTOPEN` is among them, which connects.
     const OTHER_FLAGS: u64 = u32::MAX as u64 & !bits(libc::MSG_MORE | libc::MSG_NOSIGNAL);
     Ok(vec![rule([without(3, OTHER_FLAGS)?, null(4)?])?])
 }
@@ -262,7 +261,7 @@ fn any_work_if() -> Result<Rules, BackendError> {
     ]))
 }
 
-/// Allowed to who reads the configuration anew, for some arguments.
+/// Allowed to the thread that reloads, for some arguments.
 fn reloading_if() -> Result<Rules, BackendError> {
     // Not O_ACCMODE, which has O_PATH in it where the C library is musl.
     const WRITING: u64 = bits(libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC);

@@ -215,7 +215,7 @@ impl Outcome {
 pub struct Ending {
     /// What became of it.
     pub outcome: Outcome,
-    /// The beginning of what is no request; empty for every other outcome.
+    /// The beginning of what is not a request; empty for every other outcome.
     pub quoted: Box<[u8]>,
 }
 

@@ -132,7 +132,7 @@ impl Incidents {
         }
     }
 
-    /// A connection from `balancer` began with what is no header of the PROXY protocol.
+    /// A connection from `balancer` did not begin with a header of the PROXY protocol.
     pub(super) fn no_header(&mut self, balancer: SocketAddr, ending: &Ending, now: Instant) {
         if self.headers_missing.begins(now) {
             warn!(
@@ -144,7 +144,7 @@ impl Incidents {
         }
     }
 
-    /// A connection from `peer`, which is no balancer as far as the configuration knows, began with a
+    /// A connection from `peer`, whom the configuration does not name as a balancer, began with a
     /// header of the PROXY protocol.
     pub(super) fn unexpected_header(&mut self, peer: SocketAddr, now: Instant) {
         if self.headers_unexpected.begins(now) {

@@ -1,8 +1,8 @@
 //! The event loop: it accepts, drives every exchange, keeps the deadlines, and answers to signals.
 //!
 //! It owns the order of things; its rooms own the pieces. It knows nothing of files: the threads of
-//! `background` do what may block, and a new policy comes from there. Nothing a client does can make
-//! the work, the memory or the log lines unbounded.
+//! `background` do what may block, and a new policy comes from there. Nothing a client does can
+//! make the work, the memory or the log lines unbounded.
 
 mod connection;
 pub mod exchange;

@@ -33,8 +33,8 @@ impl Service {
         self.balancers.iter().any(|network| network.contains(peer.ip()))
     }
 
-    /// The length of the longest answer that is given on these ports. Behind a balancer any port may
-    /// have been asked.
+    /// The length of the longest answer that is given on these ports. Behind a balancer any port
+    /// may have been asked.
     pub(super) fn longest_answer(&self, ports: &[u16]) -> usize {
         let balanced = (!self.balancers.is_empty()).then_some(MASTER_PORT);
         self.documents.longest(ports.iter().copied().chain(balanced)).bytes().len()

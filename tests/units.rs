@@ -8,24 +8,28 @@ mod scratch;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use masterpolicyd::config::bounds;
 use scratch::{Scratch, set_mode, text};
 
-/// One unit, which is enabled and active, and starts what the file `exec-start` has. It does what it
-/// is asked, unless the file `refusal` has words, which are then all it does.
+/// One unit, which is enabled, active unless there is a file `failed`, and starts what the file
+/// `exec-start` has. It does what it is asked, unless the file `refusal` has words, which are then
+/// all it does; with a file `ends` a start that is refused has failed.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 cd "${0%/*}" || exit 1
 case "$*" in
-list-units*) echo "masterpolicyd.service loaded active running test" ;;
+list-units*) [ -e failed ] || echo "masterpolicyd.service loaded active running test" ;;
 "show -P ExecStart "*) cat exec-start ;;
-is-failed*) exit 1 ;;
-"restart "* | "reload "*)
+"is-enabled "*) [ "$3" = masterpolicyd.service ] ;;
+"is-active "*) [ ! -e failed ] ;;
+"is-failed "*) [ -e failed ] ;;
+"start "* | "restart "* | "reload "*)
     echo "$*" >>asked
     [ ! -s refusal ] || {
         cat refusal >&2
+        [ ! -e ends ] || : >failed
         exit 1
     }
     ;;
@@ -70,16 +74,36 @@ impl System {
         Self(scratch)
     }
 
-    fn units(&self, action: &str) -> Outcome {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/units");
+    /// A script of the packages, for this system and not for the host, which may have no systemd.
+    fn script(&self, name: &str) -> PathBuf {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name);
         let script = fs::read_to_string(script).unwrap();
         assert!(script.contains("[ -d /run/systemd/system ]"), "where it looks for systemd");
-        // It would end at once on a host without systemd.
-        let run = self.0.join("run").to_string_lossy().into_owned();
-        let script = self.0.file("units", script.replace("/run/systemd/system", &run));
+        let within = |path: &str| self.0.join(path).to_string_lossy().into_owned();
+        let script = script
+            .replace("/run/systemd/system", &within("run"))
+            .replace("/usr/lib/masterpolicyd/units", &within("units"));
+        let script = self.0.file(name.rsplit('/').next().unwrap(), script);
+        set_mode(&script, 0o755);
+        script
+    }
+
+    fn units(&self, action: &str) -> Outcome {
+        self.outcome(&self.script("units"), &[action])
+    }
+
+    /// As dpkg upgrades the package.
+    fn upgrade(&self) -> Outcome {
+        self.script("units");
+        set_mode(&self.0.file("bin/deb-systemd-helper", "#!/bin/sh\n"), 0o755);
+        self.outcome(&self.script("debian/postinst"), &["configure", "0.1.0"])
+    }
+
+    fn outcome(&self, script: &Path, arguments: &[&str]) -> Outcome {
         let _ = fs::remove_file(self.0.join("bin/asked"));
         let output = Command::new("/bin/sh")
-            .args([&script, Path::new(action)])
+            .arg(script)
+            .args(arguments)
             .env("PATH", self.0.join("bin"))
             .output()
             .unwrap();
@@ -160,6 +184,24 @@ fn what_the_service_manager_says_when_it_refuses_is_not_lost() {
         let told = format!("masterpolicyd.service was not {action}");
         assert!(outcome.said.contains(&told), "{outcome:?}");
     }
+}
+
+/// It was started, and its errors were told, two times and three.
+#[test]
+fn an_upgrade_tries_each_unit_once_and_tells_its_errors_once() {
+    let system = System::starting("-c CONFIG serve");
+    system.0.file("bin/failed", "");
+    system.0.file("etc/broken.toml", BROKEN);
+    let outcome = system.upgrade();
+    assert_eq!(outcome.asked, "", "{outcome:?}");
+    assert_eq!(outcome.said.matches("was not started").count(), 1, "{outcome:?}");
+
+    let system = System::starting("-c CONFIG serve");
+    system.0.file("bin/refusal", "Job for masterpolicyd.service failed.\n");
+    system.0.file("bin/ends", "");
+    let outcome = system.upgrade();
+    assert_eq!(outcome.asked, "restart masterpolicyd.service\n", "{outcome:?}");
+    assert_eq!(outcome.said.matches("does not serve").count(), 1, "{outcome:?}");
 }
 
 /// Clients of the other addresses were refused while the service restarted.

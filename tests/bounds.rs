@@ -3,10 +3,12 @@
 mod scratch;
 
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use masterpolicyd::config::MAX_FILE_SIZE;
-use masterpolicyd::config::bounds::{ENTRIES, FILES, RULES, SIZE, TOLD};
+use masterpolicyd::config::bounds::{ENTRIES, FILES, LOOKUPS, RULES, SIZE, TOLD};
 use masterpolicyd::document::MAX_SIZE;
 use scratch::{Scratch, text};
 
@@ -125,6 +127,56 @@ fn a_file_that_is_masked_counts_as_well() {
     let last = lines(&said).into_iter().find(|line| !line.contains("not read, masked by"));
     let refusal = "more.d:1:1: with this directory there are more than 4096";
     assert!(last.is_some_and(|line| line.starts_with(refusal)), "{last:?}");
+}
+
+/// 4000 links of 3160 names each made a check of a minute and a half.
+#[test]
+fn links_that_lead_far_are_not_all_followed() {
+    let scratch = scratch();
+    scratch.file("end.toml", "# nothing\n");
+    scratch.directory("ways");
+    scratch.directory("ways/a");
+    symlink("../end.toml", scratch.join("ways/1")).unwrap();
+    symlink(format!("{}1", "a/../".repeat(800)), scratch.join("ways/2")).unwrap();
+    // Of each of these the last is looked up with what is still left of all.
+    let most = LOOKUPS / (1600 + 7) + 1;
+    for number in 0..most + 20 {
+        symlink("../ways/2", scratch.join(format!("policy.d/{number:03}.toml"))).unwrap();
+    }
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    let said = lines(&said);
+    let refusal = format!(
+        "policy.d/{most}.toml:1:1: the ways to the files before this one have more than {LOOKUPS} names"
+    );
+    assert!(said[0].starts_with(&refusal), "{said:?}");
+    assert_eq!(said.len(), 2, "no more is said: {said:?}");
+}
+
+/// The size of what is left out was given back, so that packages could make a reading of minutes.
+#[test]
+fn broken_files_of_packages_are_not_all_read() {
+    let scratch = Scratch::new();
+    for directory in ["own", "usr"] {
+        scratch.directory(directory);
+    }
+    let main = "user = \"daemon\"\npolicy-dirs = [\"own\", \"usr\"]\nvendor-dirs = [\"usr\"]\n";
+    scratch.file("masterpolicyd.toml", main);
+    scratch.file("own/own.toml", toml_rule("own.test", "5000"));
+    scratch.file("usr/0.toml", toml_rule("usr.test", "5000"));
+    let broken = scratch.file("broken", format!("{}nonsense\n", " ".repeat(1_000_000)));
+    for number in 1..12 {
+        fs::hard_link(&broken, scratch.join(format!("usr/{number:02}.toml"))).unwrap();
+    }
+    let (said, code) = check(&scratch);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("usr/05.toml:1:1000009:"), "{said}");
+    let refusal = format!(
+        "usr/06.toml:1:1: the broken files of packages before this one are larger than {SIZE} bytes"
+    );
+    assert!(said.contains(&refusal), "{said}");
+    assert_eq!(said.matches("so it and the files after it are not read").count(), 6, "{said}");
+    assert!(said.contains("without 11 drop-ins: 2 rules;"), "{said}");
 }
 
 #[test]
@@ -285,6 +337,7 @@ fn the_manual_states_every_bound() {
         format!("{} MiB for a file", MAX_FILE_SIZE / 1024 / 1024),
         format!("{FILES} files"),
         format!("{} MiB for all files together", SIZE / 1024 / 1024),
+        format!("{LOOKUPS} names"),
         format!("{RULES} rules"),
         format!("{MAX_SIZE} bytes for the document"),
         format!("{ENTRIES} addresses"),

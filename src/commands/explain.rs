@@ -15,7 +15,7 @@ use super::rule_json::PlacedRuleJson;
 use super::terminal::{Terminal, Tone};
 use super::{apply_by, load, tell, typed};
 use crate::cli;
-use crate::config::{Configuration, Masked, PlacedRule, Settings, bounds};
+use crate::config::{Configuration, PlacedRule, Settings};
 use crate::document::PortRanges;
 use crate::exit::Exit;
 use crate::policy::{
@@ -449,13 +449,8 @@ impl fmt::Display for ExplanationInWords<'_> {
 
 /// What the files that were not read would have granted.
 fn masked_rules(configuration: &Configuration) -> Vec<MaskedRule> {
-    let rules_of = |masked: &Masked| {
-        let by = masked.by.clone();
-        let rules = masked.rules(configuration.trusted).into_iter();
-        rules.map(move |placed| MaskedRule { placed, by: by.clone() })
-    };
-    // Nothing bounds what masked files hold together, as nobody serves it.
-    configuration.masked.iter().flat_map(rules_of).take(bounds::RULES).collect()
+    let rules = configuration.masked_rules().into_iter();
+    rules.map(|(masked, placed)| MaskedRule { placed, by: masked.by.clone() }).collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,20 @@
 //! How large a configuration may be. What is read within these bounds is read in a second or two,
 //! whoever wrote it and however hostile it is; `serve` reads it again at each reload.
 
+use std::path::Path;
+
 use super::files::ReadFile;
 use super::problem::{Problem, Severity, Spot};
 
 /// Files: the main file and the drop-ins, those that are masked included.
 pub const FILES: usize = 4096;
 
-/// What all files hold together.
+/// What all files hold together, and beside them the broken ones of packages, which are left out.
 pub const SIZE: u64 = 4 * 1024 * 1024;
+
+/// Names that are looked up on the ways to all drop-ins, from the directory they are found in on. A
+/// drop-in is one, and a link has as many as the path that it leads to.
+pub const LOOKUPS: usize = 64 * FILES;
 
 /// Rules in all files, those that say the same included.
 pub const RULES: usize = 4096;
@@ -25,9 +31,41 @@ pub const TOLD: usize = 100;
 pub(super) struct Sum {
     size: u64,
     rules: usize,
+    /// The size of what was read and is left out.
+    left_out: u64,
+    lookups: usize,
 }
 
 impl Sum {
+    /// Whether one more drop-in, at `path`, may be looked up and read; an error if not.
+    pub(super) fn admit(&self, path: &Path) -> Result<(), Problem> {
+        let message = if self.lookups > LOOKUPS {
+            format!(
+                "the ways to the files before this one have more than {LOOKUPS} names, so it and the \
+                 files after it are not read; let links lead to files by shorter paths"
+            )
+        } else if self.left_out > SIZE {
+            format!(
+                "the broken files of packages before this one are larger than {SIZE} bytes, so it and \
+                 the files after it are not read; correct or mask those"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Problem::about(path, message))
+    }
+
+    /// Counts the names that were looked up for a drop-in.
+    pub(super) fn add_lookups(&mut self, lookups: usize) {
+        self.lookups += lookups;
+    }
+
+    /// Makes room for others again: what was counted since `before` is left out.
+    pub(super) fn leave_out(&mut self, before: &Self) {
+        self.left_out += self.size - before.size;
+        (self.size, self.rules) = (before.size, before.rules);
+    }
+
     /// Counts a file; an error if it is one too many.
     pub(super) fn add_file(&mut self, file: &ReadFile) -> Result<(), Problem> {
         self.size += file.bytes.len() as u64;

@@ -111,25 +111,35 @@ impl Configuration {
         policy_of(self.settings.meta_policy, &self.rules)
     }
 
+    /// The rules that the masked files would contribute if they counted, as far as they can be read,
+    /// may be trusted, and are no more than a configuration may have.
+    #[must_use]
+    pub fn masked_rules(&self) -> Vec<(&Masked, PlacedRule)> {
+        let mut sum = bounds::Sum::default();
+        let mut found = Vec::new();
+        for masked in &self.masked {
+            let files = Files::beside(&masked.path);
+            let opened = files.open(&masked.path, Role::DropIn);
+            sum.add_lookups(opened.trail.lookups.len());
+            let judgement = Guard::new(self.trusted, &files).judge(&opened);
+            if judgement.problems.iter().any(Problem::is_error) {
+                continue;
+            }
+            let Ok(Some(file)) = opened.read() else { continue };
+            let (rules, _) = read_rules(&file);
+            found.extend(rules.into_iter().map(|placed| (masked, placed)));
+            if sum.add_file(&file).and(sum.admit(&masked.path)).is_err()
+                || found.len() >= bounds::RULES
+            {
+                break;
+            }
+        }
+        found
+    }
+
     /// Everything that is wrong with it: what is left out, and what is probably not meant.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.left_out.iter().flat_map(|left_out| &left_out.problems).chain(&self.warnings)
-    }
-}
-
-impl Masked {
-    /// The rules it would contribute if it counted, as far as they can be read and the file is
-    /// one that `trusted` allows.
-    #[must_use]
-    pub fn rules(&self, trusted: Trusted) -> Vec<PlacedRule> {
-        let files = Files::beside(&self.path);
-        let opened = files.open(&self.path, Role::DropIn);
-        if Guard::new(trusted, &files).judge(&opened).problems.iter().any(Problem::is_error) {
-            return Vec::new();
-        }
-        let Ok(Some(file)) = opened.read() else { return Vec::new() };
-        let (rules, _) = read_rules(&file);
-        rules
     }
 }
 
@@ -485,7 +495,15 @@ impl<'a> Loader<'a> {
             .partition(|(_, dir)| settings.keeper_of(&dir.path) == Keeper::Administrator);
         let mut by_name = BTreeMap::new();
         for (name, directory) in own.into_iter().chain(of_packages) {
+            let path = directory.path.join(name);
+            if let Err(problem) = self.sum.admit(&path) {
+                if self.take_in(&path, vec![problem], settings) {
+                    return None;
+                }
+                continue;
+            }
             let opened = directory.open(name, files);
+            self.sum.add_lookups(opened.trail.lookups.len());
             if self.is_main_file(&opened) {
                 let message = "this is the main file as well as one of its drop-ins, and is read \
                                once; name the main file with -c";
@@ -495,13 +513,13 @@ impl<'a> Loader<'a> {
             }
             let before = self.sum.clone();
             let DropIn { rules, problems, size } = self.read_drop_in(opened, guard, main);
-            if self.take_in(&directory.path.join(name), problems, settings) {
+            if self.take_in(&path, problems, settings) {
                 by_name.insert(name, rules);
                 if size == Size::TooMuch {
                     return None;
                 }
             } else {
-                self.sum = before;
+                self.sum.leave_out(&before);
             }
         }
         rules.extend(by_name.into_values().flatten());

@@ -149,16 +149,21 @@ pub fn start() -> Result<(Watcher, Changes), WatchError> {
 }
 
 impl Watcher {
-    /// Watches these places from here on, and no others.
+    /// Watches these places from here on, and no others. `pause` is called between two of them.
     ///
     /// # Errors
     /// The first of those that cannot be watched. The others are.
-    pub fn watch(&mut self, places: &BTreeSet<WatchedPlace>) -> Result<(), WatchError> {
+    pub fn watch(
+        &mut self,
+        places: &BTreeSet<WatchedPlace>,
+        pause: &dyn Fn(),
+    ) -> Result<(), WatchError> {
         let mut result = Ok(());
         let (mut watches, mut counting) = (BTreeSet::new(), WatchedNames::new());
         // Two places may be the same directory, and nix does not know this one.
         let more = AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
         for place in places {
+            pause();
             let (path, mask, names) = terms(place);
             match self.inotify.add_watch(path, mask | more) {
                 Ok(watch) => {
@@ -296,7 +301,7 @@ mod tests {
         }
 
         fn watch(&mut self, places: impl IntoIterator<Item = WatchedPlace>) {
-            self.watcher.watch(&places.into_iter().collect()).unwrap();
+            self.watcher.watch(&places.into_iter().collect(), &|| {}).unwrap();
         }
 
         fn watch_entries(&mut self) {

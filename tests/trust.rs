@@ -4,6 +4,7 @@
 
 mod scratch;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -860,7 +861,7 @@ fn what_decides_which_files_are_read_is_watched_and_nothing_else() {
         symlink(target, own.join("policy.d").join(link)).unwrap();
     }
     let dirs = ["policy.d", "gone/policy.d", "file"].map(|name| own.join(name));
-    let watched = config::watched(&main, &dirs);
+    let watched = config::watched(&main, &dirs, &|| {});
     let way = |name: &str| WatchedPlace::Way(own.join(name));
     let file = |name: &str| WatchedPlace::File(own.join(name));
     let expected = BTreeSet::from([
@@ -880,6 +881,20 @@ fn what_decides_which_files_are_read_is_watched_and_nothing_else() {
     };
     let watched: BTreeSet<_> = watched.into_iter().filter(|place| !is_above(place)).collect();
     assert_eq!(watched, expected);
+}
+
+/// For 4000 links it took 0.4 s without a pause; the reading after it paused.
+#[test]
+fn what_is_watched_is_looked_for_in_small_pieces() {
+    let scratch = Scratch::new();
+    let main = scratch.file("masterpolicyd.toml", "");
+    let directory = scratch.directory("policy.d");
+    for number in 0..100 {
+        symlink("../masterpolicyd.toml", directory.join(format!("{number}.toml"))).unwrap();
+    }
+    let pauses = Cell::new(0);
+    let watched = config::watched(&main, &[directory], &|| pauses.set(pauses.get() + 1));
+    assert!(watched.len() > 100 && pauses.get() == 100, "{} pauses", pauses.get());
 }
 
 #[test]

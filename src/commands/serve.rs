@@ -386,15 +386,15 @@ impl Watching {
         let (path, policy_dirs) = (path.to_owned(), settings.policy_dirs.clone());
         let changes = Some(changes);
         let mut watching = Self { path, policy_dirs, watcher, changes, said: String::new() };
-        watching.renew();
+        watching.renew(&|| {});
         Some(watching)
     }
 
-    /// Watches what there is now.
-    fn renew(&mut self) {
-        let look = || config::watched(&self.path, &self.policy_dirs);
+    /// Watches what there is now, and calls `pause` between two pieces of work.
+    fn renew(&mut self, pause: &dyn Fn()) {
+        let look = || config::watched(&self.path, &self.policy_dirs, pause);
         let mut places = look();
-        let mut watched = self.watcher.watch(&places);
+        let mut watched = self.watcher.watch(&places, pause);
         // What came after the look and before the watch has made no report.
         for _ in 0..MOST_LOOKS {
             let now = look();
@@ -402,7 +402,7 @@ impl Watching {
                 break;
             }
             places = now;
-            watched = self.watcher.watch(&places);
+            watched = self.watcher.watch(&places, pause);
         }
         let failure = watched.map_or_else(|error| error.to_string(), |()| String::new());
         if !failure.is_empty() && failure != self.said {
@@ -421,11 +421,11 @@ fn reloader(
     authority: Authority,
 ) -> impl FnMut() -> Loaded<Service> + Send + 'static {
     move || {
+        let pace = Pace::begin();
         // First, so that whatever changes from here on makes one more reload.
         if let Some(watching) = &mut watching {
-            watching.renew();
+            watching.renew(&|| pace.breathe());
         }
-        let pace = Pace::begin();
         let trust = Trust {
             starting_uid: known.starting_uid,
             find: &|_, _| Ok(known.account.clone()),

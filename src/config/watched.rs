@@ -4,28 +4,34 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::bounds::FILES;
+use super::bounds::{FILES, LOOKUPS};
 use super::drop_ins::{ENDINGS, Format};
 use super::files::Files;
 use super::walk::{FileKind, Stop};
 use crate::watch::WatchedPlace;
 
-/// Where a change of the configuration shows whose main file is at `main`.
+/// Where a change of the configuration shows whose main file is at `main`. `pause` is called between
+/// two pieces of work. What is behind more than [`LOOKUPS`] names is left out: such a configuration is
+/// not read either.
 #[must_use]
-pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<WatchedPlace> {
+pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeSet<WatchedPlace> {
     let files = Files::beside(main);
     let mut watched = BTreeSet::new();
-    add_trail(&mut watched, &files, main);
+    let mut lookups = add_trail(&mut watched, &files, main);
     for path in policy_dirs {
-        add_trail(&mut watched, &files, path);
+        lookups += add_trail(&mut watched, &files, path);
         let opened = files.open_directory(path);
         let Some(end) = opened.end.clone() else { continue };
         let Ok(Some(directory)) = opened.content() else { continue };
         for name in directory.names(FILES).unwrap_or_default() {
+            if lookups > LOOKUPS {
+                break;
+            }
+            pause();
             // A change of any other file shows in the directory.
             let drop_in = path.join(&name);
             if Format::of(&drop_in).is_some() && files.absolute(&drop_in).is_symlink() {
-                add_trail(&mut watched, &files, &drop_in);
+                lookups += add_trail(&mut watched, &files, &drop_in);
             }
         }
         watched.insert(WatchedPlace::Entries(end.path, ENDINGS));
@@ -33,8 +39,10 @@ pub fn watched(main: &Path, policy_dirs: &[PathBuf]) -> BTreeSet<WatchedPlace> {
     watched
 }
 
-fn add_trail(watched: &mut BTreeSet<WatchedPlace>, files: &Files, path: &Path) {
+/// Adds everything on the way to `path`, and returns how many names were looked up.
+fn add_trail(watched: &mut BTreeSet<WatchedPlace>, files: &Files, path: &Path) -> usize {
     let (trail, stop) = files.trail(path);
+    let lookups = trail.lookups.len();
     for found in trail.lookups.into_iter().filter_map(|lookup| lookup.found) {
         watched.insert(match found.status.kind {
             FileKind::Directory => WatchedPlace::Way(found.path),
@@ -46,4 +54,5 @@ fn add_trail(watched: &mut BTreeSet<WatchedPlace>, files: &Files, path: &Path) {
             watched.insert(WatchedPlace::Missing(directory.to_owned(), name.to_owned()));
         }
     }
+    lookups
 }

@@ -35,7 +35,7 @@ impl Cli {
             let shown = shown_by(command.get_name());
             let command = with_own_options(command);
             let hidden = [
-                hidden("config", 'c').action(ArgAction::Set),
+                hidden("config", 'c').value_parser(value_parser!(PathBuf)),
                 hidden("verbose", 'v').action(ArgAction::Count),
             ];
             command.args(hidden.into_iter().filter(|it| !shown.contains(&it.get_id().as_str())))
@@ -321,6 +321,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
     use clap::parser::ValueSource;
 
     use super::*;
@@ -403,6 +404,27 @@ mod tests {
         assert_eq!(named("masterpolicyd -c a status"), ("a".to_owned(), true));
         assert_eq!(named("masterpolicyd status -c a"), ("a".to_owned(), true));
         assert_eq!(named("masterpolicyd status"), (DEFAULT_CONFIG.to_owned(), false));
+    }
+
+    /// `probe -c FILE` was taken as a text, looked for as a path, and ended the program.
+    #[test]
+    fn a_global_option_is_taken_behind_every_command() {
+        for command in [
+            "serve",
+            "check",
+            "show policy",
+            "diff",
+            "explain --origin a.test --port 5000",
+            "probe a.test 5000",
+            "audit",
+            "status",
+            "completions bash",
+        ] {
+            let line = format!("masterpolicyd {command} -c a.toml -vv");
+            let matches = Cli::command_line().try_get_matches_from(line.split(' ')).unwrap();
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            assert_eq!((cli.config, cli.verbose), ("a.toml".into(), 2), "{line}");
+        }
     }
 
     #[test]

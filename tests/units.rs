@@ -152,6 +152,17 @@ fn a_unit_whose_configuration_cannot_be_found_is_told_to_be_restarted_unchecked(
     assert!(outcome.said.contains("was not checked"), "{outcome:?}");
 }
 
+/// systemd puts the value in for the daemon, and shows the name. `check` found fault with that.
+#[test]
+fn a_unit_whose_command_line_has_variables_is_restarted_unchecked() {
+    for words in ["$OPTIONS -c CONFIG serve", "-c CONFIG serve ${OPTIONS}"] {
+        let system = System::starting(words);
+        let outcome = system.units("restart");
+        assert_eq!(outcome.asked, "restart masterpolicyd.service\n", "{outcome:?}");
+        assert!(outcome.said.contains("was not checked"), "{outcome:?}");
+    }
+}
+
 #[test]
 fn a_reload_that_fails_is_told_with_what_it_came_to() {
     let system = System::starting("-c CONFIG serve");

@@ -15,8 +15,8 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
 use crate::cores::Cores;
+use crate::figures::{Figures, measure, microseconds};
 use crate::peers::{Peer, Running};
-use crate::rounds::{Figures, measure, microseconds};
 use crate::state::{IDLE_SOURCES, PORT};
 use crate::support::Setup;
 use crate::support::daemon::RULES;

@@ -8,6 +8,7 @@ mod support;
 
 mod cores;
 mod decisions;
+mod figures;
 mod peers;
 mod rounds;
 mod state;
@@ -24,8 +25,9 @@ use serde::Serialize;
 
 use cores::Cores;
 use decisions::Decisions;
+use figures::Figures;
 use peers::Peer;
-use rounds::{Figures, PeerFigures};
+use rounds::PeerFigures;
 use support::Scratch;
 use support::daemon::{PROGRAM, RULES, document};
 use support::network::in_own_network;
@@ -243,7 +245,7 @@ fn measure_daemon(
     tell(format_args!("the rest of {} exchanges", extent.exchanges));
     let rest = extent.exchanges.checked_sub(done).filter(|left| *left > 0).map(|left| {
         let server = peer.start(busy, answer);
-        rounds::measure(&server, left, CONCURRENCY, answer)
+        figures::measure(&server, left, CONCURRENCY, answer)
     });
     DaemonFigures {
         rest,

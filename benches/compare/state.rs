@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::cores::Cores;
+use crate::figures::{Figures, measure, microseconds};
 use crate::peers::{Peer, Running, daemon_with};
-use crate::rounds::{Figures, measure, microseconds};
 use crate::support::daemon::{RULES, Rule, document};
 use crate::support::load::{self, Load, REQUEST, Shape, Sources, connect};
 use crate::support::{SOON, Scratch, find_program, set_mode};

@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use masterpolicyd::config::bounds;
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
@@ -23,6 +24,19 @@ use support::network::{address_of, in_a_roomy_network, listen};
 use support::process::Status;
 use support::slow_files::SlowFiles;
 use support::{Daemon, SERVICE_USER, SOON, Setup, figure, is_root, set_mode, skip};
+
+/// How many requests are made while something blocks. `MASTERPOLICYD_BLOCKED=100000` is the full
+/// number.
+fn requests() -> usize {
+    let set = std::env::var("MASTERPOLICYD_BLOCKED").ok();
+    set.map_or(20_000, |text| text.parse().expect("a number of requests"))
+}
+
+/// What is promised holds in a release build, on a machine that does nothing else. In a build for
+/// debugging, beside other tests, it is enough that nobody waits for what blocks.
+fn allowed(promised: Duration, in_any_case: Duration) -> Duration {
+    if cfg!(debug_assertions) { promised.max(in_any_case) } else { promised }
+}
 
 fn exchanges(target: SocketAddr, requests: usize, documents: &[&[u8]]) -> Report {
     let load = Load {
@@ -81,18 +95,17 @@ fn milliseconds(duration: Duration) -> f64 {
 
 #[test]
 fn a_service_manager_that_does_not_read_keeps_nobody_waiting() {
-    const REQUESTS: usize = 20_000;
     let test = "a_service_manager_that_does_not_read_keeps_nobody_waiting";
     in_a_roomy_network(test, || {
         let daemon = Setup::new().start();
         let expected = document(RULES);
         let documents = [expected.as_slice()];
-        let quiet = exchanges(daemon.address(), REQUESTS, &documents);
+        let quiet = exchanges(daemon.address(), requests(), &documents);
         quiet.assert_all_answered();
         daemon.fill_notify_socket();
         let pace = Duration::from_millis(20);
         let (report, reloads) =
-            with_hangups(&daemon, pace, || exchanges(daemon.address(), REQUESTS, &documents));
+            with_hangups(&daemon, pace, || exchanges(daemon.address(), requests(), &documents));
         report.assert_all_answered();
         let (slowest, without) = (report.latency.longest(), quiet.latency.longest());
         figure(test, "answered", report.answered, "requests");
@@ -101,7 +114,8 @@ fn a_service_manager_that_does_not_read_keeps_nobody_waiting() {
         figure(test, "slowest-quiet", format_args!("{:.1}", milliseconds(without)), "ms");
         assert!(reloads > 0, "nothing was to be told");
         // Waiting for the service manager takes a second for each reload.
-        let allowed = (10 * without).max(Duration::from_millis(900));
+        let promised = (10 * without).max(Duration::from_millis(50));
+        let allowed = allowed(promised, Duration::from_millis(900));
         assert!(slowest < allowed, "{slowest:?}; without reloads {without:?}");
     });
 }
@@ -148,9 +162,8 @@ fn lines_dropped(metrics: SocketAddr) -> usize {
         .unwrap_or_else(|| panic!("no count of lines in\n{text}"))
 }
 
-/// Serves with a line for each request, which nobody reads.
+/// Serves with a line for each request, which nobody reads, or not as fast as they come.
 fn serves_unread(test: &str, stderr: Stderr) {
-    const REQUESTS: usize = 20_000;
     let [policy, metrics] = [(); 2].map(|()| listen((Ipv4Addr::LOCALHOST, 0).into()));
     let (serving, scraped) = (address_of(&policy), address_of(&metrics));
     let mut daemon = Setup::inherited(vec![policy, metrics])
@@ -160,7 +173,7 @@ fn serves_unread(test: &str, stderr: Stderr) {
         .tables(&format!("[metrics]\nlisten = \"{scraped}\""))
         .start();
     let expected = document(RULES);
-    let report = exchanges(daemon.address(), REQUESTS, &[&expected]);
+    let report = exchanges(daemon.address(), requests(), &[&expected]);
     report.assert_all_answered();
     figure(test, "answered", report.answered, "requests");
     daemon.overfill_log(|| lines_dropped(scraped) > 0);
@@ -168,7 +181,9 @@ fn serves_unread(test: &str, stderr: Stderr) {
     assert_eq!(daemon.terminate().code(), Some(0));
     let stopped = began.elapsed();
     figure(test, "stopped", format_args!("{:.1}", stopped.as_secs_f64()), "s");
-    assert!(stopped < Duration::from_secs(5), "SIGTERM took {stopped:?}");
+    // The deadline of the requests is a second, and the log has one more.
+    let allowed = allowed(Duration::from_secs(2), Duration::from_secs(5));
+    assert!(stopped < allowed, "SIGTERM took {stopped:?}");
 }
 
 #[test]
@@ -177,6 +192,30 @@ fn a_terminal_that_nobody_reads_keeps_nobody_waiting() {
     in_a_roomy_network(test, || {
         let Some((_master, slave)) = stopped_terminal(test) else { return };
         serves_unread(test, Stderr::Given(slave));
+    });
+}
+
+/// Reads the other end of a terminal at 960 bytes a second, as a serial line of 9600 baud does,
+/// until it ends or nobody writes any more.
+fn read_slowly(mut line: File, is_over: &AtomicBool) {
+    let mut bytes = [0; 96];
+    while !is_over.load(Ordering::Relaxed) && line.read(&mut bytes).is_ok_and(|count| count > 0) {
+        // This is the pace of the line, and no wait for anything.
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_slow_serial_line_keeps_nobody_waiting() {
+    let test = "a_slow_serial_line_keeps_nobody_waiting";
+    in_a_roomy_network(test, || {
+        let Some((master, slave)) = stopped_terminal(test) else { return };
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| read_slowly(File::from(master), &is_over));
+            serves_unread(test, Stderr::Given(slave));
+            is_over.store(true, Ordering::Relaxed);
+        });
     });
 }
 
@@ -200,7 +239,8 @@ fn a_file_that_takes_three_seconds_to_open_keeps_nobody_waiting() {
     assert_eq!(report.by_document, [200, 0], "the old policy serves while the new one is read");
     let longest = report.latency.longest();
     figure(test, "slowest", format_args!("{:.1}", milliseconds(longest)), "ms");
-    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    let allowed = allowed(Duration::from_millis(50), Duration::from_secs(1));
+    assert!(longest < allowed, "{longest:?}");
     // What is open stays slow; what comes is fast again.
     drop(slow);
     daemon.wait_for_state("READY=1");
@@ -230,46 +270,73 @@ fn a_reload_that_hangs_is_said_to_run_and_the_end_does_not_wait_for_it() {
     assert_eq!(daemon.wait_for_exit(SOON).code(), Some(0));
 }
 
-#[test]
-fn reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting() {
-    const REQUESTS: usize = 20_000;
-    let test = "reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting";
+/// Reloads so many drop-ins, each of so many bytes, again and again without a pause.
+fn reloads_keep_nobody_waiting(test: &str, drop_ins: usize, size: usize, requests: usize) {
     in_a_roomy_network(test, || {
         let setup = Setup::new();
         let policies = setup.directory.path().join("policy.d");
         fs::create_dir_all(&policies).expect("policy.d");
         let mut rules: Vec<(String, String)> =
             RULES.iter().map(|(domain, ports)| ((*domain).into(), (*ports).into())).collect();
-        for number in 0..1000 {
+        for number in 0..drop_ins {
             let (domain, ports) = (format!("g{number:04}.example"), "5000");
-            let drop_in =
+            let rule =
                 format!("[[allow-access-from]]\ndomain = \"{domain}\"\nto-ports = \"{ports}\"\n");
+            let comment = "#".repeat(size.saturating_sub(rule.len() + 1));
             let file = policies.join(format!("g{number:04}.toml"));
-            fs::write(&file, drop_in).expect("a drop-in");
+            fs::write(&file, format!("{rule}{comment}\n")).expect("a drop-in");
             set_mode(&file, 0o644);
             rules.push((domain, ports.into()));
         }
         let rules: Vec<_> = rules.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         let expected = document(&rules);
         let daemon = setup.start();
-        let ask = || exchanges(daemon.address(), REQUESTS, &[&expected]);
+        let ask = || {
+            let report = exchanges(daemon.address(), requests, &[&expected]);
+            report.assert_all_answered();
+            report
+        };
         let quiet = ask();
-        quiet.assert_all_answered();
-        let (report, reloads) = with_hangups(&daemon, Duration::from_millis(1), ask);
-        report.assert_all_answered();
-        assert!(reloads > 0, "no reload ended while the requests came");
+        let mark = daemon.log.mark();
+        let has_reloaded =
+            || daemon.log.lines_after(mark).iter().any(|line| line.contains("reloaded: "));
+        let (rounds, reloads) = with_hangups(&daemon, Duration::from_millis(1), || {
+            let began = Instant::now();
+            let mut rounds = vec![ask()];
+            while !has_reloaded() {
+                assert!(began.elapsed() < SOON, "no reload ends while requests come");
+                rounds.push(ask());
+            }
+            rounds
+        });
         figure(test, "reloads", reloads, "reloads");
-        let slowest = report.latency.longest();
-        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+        let slowest = rounds.iter().map(|report| report.latency.longest()).max();
+        assert!(slowest < Some(Duration::from_secs(1)), "{slowest:?}");
         let busy = {
             let _idle_loop = IdleLoop::start();
             ask()
         };
-        for (name, report) in [("p999", report), ("p999-quiet", quiet), ("p999-busy", busy)] {
-            let latency = milliseconds(report.latency.quantile(999));
-            figure(test, name, format_args!("{latency:.2}"), "ms");
+        let p999 = |report: &Report| report.latency.quantile(999);
+        let reloading = rounds.iter().map(p999).max().unwrap_or_default();
+        for (name, latency) in
+            [("p999", reloading), ("p999-quiet", p999(&quiet)), ("p999-busy", p999(&busy))]
+        {
+            figure(test, name, format_args!("{:.2}", milliseconds(latency)), "ms");
         }
     });
+}
+
+#[test]
+fn reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting() {
+    let test = "reloads_of_a_thousand_drop_ins_without_pause_keep_nobody_waiting";
+    reloads_keep_nobody_waiting(test, 1000, 0, 20_000);
+}
+
+/// With the main file, as many files, rules and bytes as are accepted, and nearly as long a document.
+#[test]
+fn reloads_of_the_largest_configuration_without_pause_keep_nobody_waiting() {
+    let test = "reloads_of_the_largest_configuration_without_pause_keep_nobody_waiting";
+    reloads_keep_nobody_waiting(test, bounds::FILES - 1, 1023, 2000);
 }
 
 /// Ids, capabilities, `no_new_privs`, the mask of signals and the sandbox belong to a thread.

@@ -21,7 +21,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::cli::DEFAULT_CONFIG;
+use crate::cli::{DEFAULT_CONFIG, is_default_config};
 use crate::config::{self, Configuration, Problem, Problems, Severity, Trust};
 use crate::exit::Exit;
 use crate::printable::{Escaped, path_word};
@@ -69,7 +69,7 @@ fn in_words(problem: &Problem, terminal: Terminal) -> String {
 
 /// A command that reads the same main file, as it is typed.
 fn typed(command: &str, config: &Path) -> String {
-    if config == Path::new(DEFAULT_CONFIG) {
+    if is_default_config(config) {
         format!("masterpolicyd {command}")
     } else {
         format!("masterpolicyd -c {} {command}", Escaped(&path_word(config)))
@@ -90,7 +90,7 @@ fn apply_by(verb: &str, config: &Path) -> String {
 /// The shipped unit whose daemon reads this main file.
 fn unit_of(config: &Path) -> Option<String> {
     let config = std::path::absolute(config).ok()?;
-    if config == Path::new(DEFAULT_CONFIG) {
+    if is_default_config(&config) {
         return Some("masterpolicyd".to_owned());
     }
     let is_beside = config.parent() == Path::new(DEFAULT_CONFIG).parent();

@@ -46,7 +46,7 @@ pub fn run(args: &cli::Probe) -> Exit {
             let report = probe(target, &question, |_| {});
             let mut output = Output::to_stdout();
             output.print_json(&ReportJson::of(&report, &question));
-            output.finish(Tally::of([report.outcome]).exit())
+            output.finish(Tally::of([report.conclusion]).exit())
         }
         [target] if is_pair => ask_in_words(target, &question, Detail::of(args)),
         targets => ask_fleet(targets, &question, Detail::of(args)),
@@ -116,7 +116,7 @@ fn ask_in_words(target: &Target, question: &Question, detail: Detail) -> Exit {
         output.flush();
     });
     output.print(wording.verdict(&report));
-    output.finish(Tally::of([report.outcome]).exit())
+    output.finish(Tally::of([report.conclusion]).exit())
 }
 
 fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
@@ -139,7 +139,7 @@ fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
     });
     drop(bar);
     let unasked = targets.len() - kept.len();
-    let tally = Tally::of_interrupted(kept.iter().map(|it| it.told.outcome()), unasked);
+    let tally = Tally::of_interrupted(kept.iter().map(|it| it.told.conclusion()), unasked);
     let mut output = Output::to_stdout();
     if detail == Detail::Json {
         let all: Vec<_> = kept.iter().filter_map(|it| it.json.as_ref()).collect();
@@ -281,7 +281,7 @@ fn read_list(path: &Path) -> io::Result<String> {
 }
 
 /// Nobody waits longer for a policy.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Why a text is not a time to wait.
 #[derive(Debug, PartialEq, Eq)]
@@ -300,7 +300,7 @@ impl fmt::Display for TimeoutError {
                 write!(f, "with a timeout of 0 no answer can come; a player waits {players}")
             }
             Self::TooLong => {
-                write!(f, "at most {}; a player waits {players}", Written(LONGEST_TIMEOUT))
+                write!(f, "at most {}; a player waits {players}", Written(LONGEST_WAIT))
             }
         }
     }
@@ -309,7 +309,7 @@ impl fmt::Display for TimeoutError {
 fn parse_timeout(text: &str) -> Result<Duration, TimeoutError> {
     match text.parse().map_err(TimeoutError::Duration)? {
         Written(Duration::ZERO) => Err(TimeoutError::Zero),
-        Written(long) if long > LONGEST_TIMEOUT => Err(TimeoutError::TooLong),
+        Written(long) if long > LONGEST_WAIT => Err(TimeoutError::TooLong),
         Written(timeout) => Ok(timeout),
     }
 }
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn timeouts_have_limits() {
         assert_eq!(parse_timeout("3s"), Ok(Duration::from_secs(3)));
-        assert_eq!(parse_timeout("60m"), Ok(LONGEST_TIMEOUT));
+        assert_eq!(parse_timeout("60m"), Ok(LONGEST_WAIT));
         assert_eq!(parse_timeout("0ms"), Err(TimeoutError::Zero));
         assert_eq!(parse_timeout("61m"), Err(TimeoutError::TooLong));
         assert!(matches!(parse_timeout("3"), Err(TimeoutError::Duration(_))));

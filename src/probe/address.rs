@@ -41,14 +41,14 @@ pub struct AddressReport {
     /// The ports that were asked, in the order a player takes them.
     pub steps: Vec<Step>,
     /// What they amount to.
-    pub outcome: Conclusion,
+    pub conclusion: Conclusion,
 }
 
 impl AddressReport {
     /// Whether nobody took the connection for the master, and no other port allowed it either.
     pub(super) fn is_unanswered(&self) -> bool {
         let master = self.steps.first();
-        self.outcome != Conclusion::Allowed
+        self.conclusion != Conclusion::Allowed
             && master.is_some_and(|step| step.findings.iter().any(Finding::is_unanswered))
     }
 }
@@ -102,8 +102,8 @@ pub(super) fn ask(
             break;
         }
     }
-    let outcome = conclude(&steps);
-    AddressReport { address: destination.ip(), steps, outcome }
+    let conclusion = conclude(&steps);
+    AddressReport { address: destination.ip(), steps, conclusion }
 }
 
 /// The ports that a player may ask, each once, and how long it waits for each.
@@ -257,15 +257,16 @@ fn conclude(steps: &[Step]) -> Conclusion {
     }
 }
 
-/// What a player makes of a host with these addresses, see [`Report::outcome`](super::Report::outcome).
+/// What a player makes of a host with these addresses, see
+/// [`Report::conclusion`](super::Report::conclusion).
 pub(super) fn sum_up(addresses: &[AddressReport]) -> Conclusion {
     let some_answer = addresses.iter().any(|address| !address.is_unanswered());
     let met = |address: &&AddressReport| !some_answer || !address.is_unanswered();
-    let outcomes = || addresses.iter().filter(met).map(|address| address.outcome);
-    outcomes()
-        .find(|outcome| matches!(outcome, Conclusion::Refused(_)))
-        .or_else(|| outcomes().find(|&outcome| outcome == Conclusion::Allowed))
-        .or_else(|| outcomes().next())
+    let conclusions = || addresses.iter().filter(met).map(|address| address.conclusion);
+    conclusions()
+        .find(|conclusion| matches!(conclusion, Conclusion::Refused(_)))
+        .or_else(|| conclusions().find(|&conclusion| conclusion == Conclusion::Allowed))
+        .or_else(|| conclusions().next())
         .unwrap_or(Conclusion::Unknown(Doubt::Unresolved))
 }
 
@@ -313,7 +314,7 @@ mod tests {
         let question = Question { load_policy: Some(8000), ..Question::default() };
         let (asked, report) = asked_among(&[], 5000, &question);
         assert_eq!(asked, [843, 8000, 5000]);
-        assert_eq!(report.outcome, Conclusion::Refused(Refusal::NoPolicy));
+        assert_eq!(report.conclusion, Conclusion::Refused(Refusal::NoPolicy));
         let asks: Vec<_> = report.steps.iter().map(|step| step.ask).collect();
         assert_eq!(asks, Ask::EVERY);
     }
@@ -324,23 +325,23 @@ mod tests {
         let (all, low) = (policy("all", "5000"), policy("all", "6000"));
         assert_eq!(asked_among(&[(843, &all)], 5000, &question).0, [843]);
         let (asked, report) = asked_among(&[(843, &low), (8000, &all)], 5000, &question);
-        assert_eq!((asked, report.outcome), (vec![843, 8000], Conclusion::Allowed));
+        assert_eq!((asked, report.conclusion), (vec![843, 8000], Conclusion::Allowed));
         let (asked, report) = asked_among(&[(8000, &low), (5000, &all)], 5000, &question);
-        assert_eq!((asked, report.outcome), (vec![843, 8000, 5000], Conclusion::Allowed));
+        assert_eq!((asked, report.conclusion), (vec![843, 8000, 5000], Conclusion::Allowed));
     }
 
     #[test]
     fn a_master_that_claims_the_host_is_not_overruled() {
         let question = Question { load_policy: Some(8000), ..Question::default() };
         let all = policy("all", "5000");
-        for (meta_policy, outcome) in [
+        for (meta_policy, conclusion) in [
             ("master-only", NO_RULE),
             ("none", Conclusion::Refused(Refusal::Policy(Reason::MetaPolicyNone))),
         ] {
             let master = policy(meta_policy, "6000");
             let answers = [(843, &*master), (8000, &*all), (5000, &*all)];
             let (asked, report) = asked_among(&answers, 5000, &question);
-            assert_eq!((asked, report.outcome), (vec![843], outcome), "{meta_policy}");
+            assert_eq!((asked, report.conclusion), (vec![843], conclusion), "{meta_policy}");
         }
     }
 
@@ -350,7 +351,7 @@ mod tests {
         let all = policy("none", "5000");
         let answers = [(843, &*broken), (5000, &*all)];
         let (asked, report) = asked_among(&answers, 5000, &Question::default());
-        assert_eq!((asked, report.outcome), (vec![843, 5000], Conclusion::Allowed));
+        assert_eq!((asked, report.conclusion), (vec![843, 5000], Conclusion::Allowed));
     }
 
     #[test]
@@ -378,10 +379,10 @@ mod tests {
         let question = Question { load_policy: Some(8000), ..Question::default() };
         let everything = policy("all", "*");
         let (_, report) = asked_among(&[(8000, &everything)], 80, &question);
-        assert_eq!(report.outcome, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
+        assert_eq!(report.conclusion, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
         let question = Question { origin: Some("a.game.test".parse().unwrap()), ..question };
         let (_, report) = asked_among(&[(8000, &everything)], 80, &question);
-        assert_eq!(report.outcome, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
+        assert_eq!(report.conclusion, Conclusion::Refused(Refusal::Policy(Reason::LowPort)));
     }
 
     #[test]
@@ -446,14 +447,14 @@ mod tests {
 
     #[test]
     fn one_address_that_refuses_is_a_refusal_and_one_out_of_reach_is_none() {
-        let report = |outcome| AddressReport {
+        let report = |conclusion| AddressReport {
             address: IpAddr::from([192, 0, 2, 1]),
             steps: Vec::new(),
-            outcome,
+            conclusion,
         };
         let unreachable = Conclusion::Unknown(Doubt::Unreachable);
-        let sum = |outcomes: &[Conclusion]| {
-            sum_up(&outcomes.iter().map(|&outcome| report(outcome)).collect::<Vec<_>>())
+        let sum = |conclusions: &[Conclusion]| {
+            sum_up(&conclusions.iter().map(|&conclusion| report(conclusion)).collect::<Vec<_>>())
         };
         assert_eq!(sum(&[Conclusion::Allowed, unreachable, NO_RULE]), NO_RULE);
         assert_eq!(sum(&[unreachable, Conclusion::Allowed]), Conclusion::Allowed);

@@ -23,7 +23,7 @@ pub struct Report {
     pub addresses: Vec<AddressReport>,
     /// What they amount to: a player may meet any of them, so one refusal is a refusal. But where an
     /// address does not take the connection for the master, a player goes on to one that does.
-    pub outcome: Conclusion,
+    pub conclusion: Conclusion,
     /// How long it took in all.
     pub took: Duration,
 }
@@ -57,7 +57,7 @@ impl Report {
         unanswered.map(|asked| asked.address)
     }
 
-    /// Whether anything was found that matters, whatever the outcome.
+    /// Whether anything was found that matters, whatever the conclusion.
     #[must_use]
     pub fn has_warnings(&self) -> bool {
         self.steps()
@@ -100,6 +100,6 @@ pub fn probe(
         address::ask(server, question, exchange, player::greet, on_step)
     };
     let addresses: Vec<_> = resolution.servers.iter().flatten().map(&mut ask).collect();
-    let outcome = address::sum_up(&addresses);
-    Report { target: target.clone(), resolution, addresses, outcome, took: started.elapsed() }
+    let conclusion = address::sum_up(&addresses);
+    Report { target: target.clone(), resolution, addresses, conclusion, took: started.elapsed() }
 }

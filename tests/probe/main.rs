@@ -623,7 +623,7 @@ fn sixty_four_targets_are_asked_at_a_time_and_no_more() {
     let asked: Vec<_> = reports.iter().map(|report| report.target.clone()).collect();
     assert_eq!(asked, targets, "the reports are in the order of the targets");
     assert_eq!(seen, targets.len());
-    assert!(reports.iter().all(|report| report.outcome == Conclusion::Allowed));
+    assert!(reports.iter().all(|report| report.conclusion == Conclusion::Allowed));
 }
 
 /// Sixty-four at a time kept each other from being read in time, and what none of them could help

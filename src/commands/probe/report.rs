@@ -25,9 +25,9 @@ const SHOWN: usize = 5;
 /// What a line begins with that belongs to a step.
 const BELOW: &str = "             ";
 
-/// The tone of an outcome's word.
-fn tone(outcome: Conclusion) -> Tone {
-    match outcome {
+/// The tone of a conclusion's word.
+fn tone(conclusion: Conclusion) -> Tone {
+    match conclusion {
         Conclusion::Allowed => Tone::Good,
         Conclusion::Refused(_) => Tone::Bad,
         Conclusion::Unknown(_) => Tone::Doubtful,
@@ -99,8 +99,8 @@ impl Wording<'_> {
 
     /// The last line.
     pub(super) fn verdict(&self, report: &Report) -> String {
-        let outcome = self.terminal.paint(tone(report.outcome), report.outcome.as_str());
-        format!("{outcome}: {}{}\n", reason(report, self.question), reservations(report))
+        let conclusion = self.terminal.paint(tone(report.conclusion), report.conclusion.as_str());
+        format!("{conclusion}: {}{}\n", reason(report, self.question), reservations(report))
     }
 
     fn finding(&self, finding: &Finding, ask: Ask) -> String {
@@ -149,7 +149,7 @@ fn decision(policy: &Policy, verdict: &Verdict) -> String {
     text
 }
 
-/// The reason for the outcome in words, naming what allowed it.
+/// The reason for the conclusion in words, naming what allowed it.
 fn reason(report: &Report, question: &Question) -> String {
     let granting = report.steps().find_map(|step| match &step.decision {
         Some((policy, Verdict::Allowed { rule })) => {
@@ -157,7 +157,7 @@ fn reason(report: &Report, question: &Question) -> String {
         }
         _ => None,
     });
-    match (report.outcome, granting) {
+    match (report.conclusion, granting) {
         (Conclusion::Allowed, Some((from, _, rule))) if question.origin.is_some() => {
             format!("the policy on port {from} grants {}", rule.brief())
         }
@@ -171,7 +171,7 @@ fn reason(report: &Report, question: &Question) -> String {
             format!("the policy on port {from} grants it to {shown}{more}")
         }
         (Conclusion::Refused(_), _) => format!("{} (a player says Error #2048)", blame(report)),
-        _ => report.outcome.to_string(),
+        _ => report.conclusion.to_string(),
     }
 }
 
@@ -193,12 +193,12 @@ fn reservations(report: &Report) -> String {
     text
 }
 
-/// The outcome's reason, with the address it was met at where others fared better.
+/// The conclusion's reason, with the address it was met at where others fared better.
 fn blame(report: &Report) -> String {
-    let agree = report.addresses.iter().all(|address| address.outcome == report.outcome);
-    match report.addresses.iter().find(|address| address.outcome == report.outcome) {
-        Some(asked) if !agree => format!("{}, at {}", report.outcome, asked.address),
-        _ => report.outcome.to_string(),
+    let agree = report.addresses.iter().all(|address| address.conclusion == report.conclusion);
+    match report.addresses.iter().find(|address| address.conclusion == report.conclusion) {
+        Some(asked) if !agree => format!("{}, at {}", report.conclusion, asked.address),
+        _ => report.conclusion.to_string(),
     }
 }
 
@@ -223,12 +223,12 @@ impl fmt::Display for Seconds {
 /// What is told of a target in a line: all of its report that is kept until others are asked.
 pub(super) struct Told {
     target: Target,
-    outcome: Conclusion,
+    conclusion: Conclusion,
     state: MonitoringState,
     took: Duration,
     /// The size of the largest policy that came.
     bytes: Option<usize>,
-    /// The reason for the outcome, in a table.
+    /// The reason for the conclusion, in a table.
     reason: String,
     /// The same where other targets fared otherwise.
     blame: String,
@@ -242,11 +242,11 @@ impl Told {
         let judged = report.steps().filter(|step| step.decision.is_some());
         Self {
             target: report.target.clone(),
-            outcome: report.outcome,
+            conclusion: report.conclusion,
             state: MonitoringState::of(report),
             took: report.took,
             bytes: judged.map(|step| step.bytes).max(),
-            reason: match report.outcome {
+            reason: match report.conclusion {
                 Conclusion::Allowed => reason(report, question),
                 Conclusion::Refused(_) | Conclusion::Unknown(_) => blame(report),
             },
@@ -256,8 +256,8 @@ impl Told {
     }
 
     /// What the report amounts to.
-    pub(super) fn outcome(&self) -> Conclusion {
-        self.outcome
+    pub(super) fn conclusion(&self) -> Conclusion {
+        self.conclusion
     }
 
     /// What monitoring makes of it.
@@ -272,7 +272,7 @@ pub(super) fn table<'a>(all: impl Iterator<Item = &'a Told>, terminal: Terminal)
     for told in all {
         table.push([
             told.target.to_string().into(),
-            Cell::toned(told.outcome.as_str(), Some(tone(told.outcome))),
+            Cell::toned(told.conclusion.as_str(), Some(tone(told.conclusion))),
             format!("{:.3}", told.took.as_secs_f64()).into(),
             told.reason.as_str().into(),
         ]);
@@ -294,11 +294,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts `outcomes`.
-    pub(super) fn of(outcomes: impl IntoIterator<Item = Conclusion>) -> Self {
+    /// Counts `conclusions`.
+    pub(super) fn of(conclusions: impl IntoIterator<Item = Conclusion>) -> Self {
         let mut tally = Self::default();
-        for outcome in outcomes {
-            match outcome {
+        for conclusion in conclusions {
+            match conclusion {
                 Conclusion::Allowed => tally.allowed += 1,
                 Conclusion::Refused(_) => tally.refused += 1,
                 Conclusion::Unknown(_) => tally.unknown += 1,
@@ -307,12 +307,12 @@ impl Tally {
         tally
     }
 
-    /// Counts `outcomes`, and `unasked` targets that an interrupt left without one.
+    /// Counts `conclusions`, and `unasked` targets that an interrupt left without one.
     pub(super) fn of_interrupted(
-        outcomes: impl IntoIterator<Item = Conclusion>,
+        conclusions: impl IntoIterator<Item = Conclusion>,
         unasked: usize,
     ) -> Self {
-        Self { unasked, ..Self::of(outcomes) }
+        Self { unasked, ..Self::of(conclusions) }
     }
 
     /// The exit code of a run: one refusal refuses, else one doubt is a doubt.
@@ -352,7 +352,7 @@ pub(super) enum MonitoringState {
 impl MonitoringState {
     /// The state of one target.
     pub(super) fn of(report: &Report) -> Self {
-        match report.outcome {
+        match report.conclusion {
             Conclusion::Allowed if report.has_warnings() => Self::Warning,
             Conclusion::Allowed => Self::Ok,
             Conclusion::Refused(_) => Self::Critical,
@@ -390,7 +390,7 @@ pub(super) fn nagios_line(all: &[Told], question: &Question) -> (String, Monitor
     if let [told] = all {
         line.push_str(&told.alone);
     } else {
-        _ = write!(line, "{}", Tally::of(all.iter().map(Told::outcome)));
+        _ = write!(line, "{}", Tally::of(all.iter().map(Told::conclusion)));
         for told in all.iter().filter(|told| told.state == state && state != MonitoringState::Ok) {
             _ = write!(line, "; {}: {}", told.target, told.blame);
         }
@@ -413,12 +413,12 @@ pub(super) fn nagios_line(all: &[Told], question: &Question) -> (String, Monitor
 
 /// What monitoring is told of a target where there is no other.
 fn alone(report: &Report, question: &Question) -> String {
-    let worst = match report.outcome {
+    let worst = match report.conclusion {
         Conclusion::Refused(Refusal::Policy(_)) => None,
         _ => gravest(report),
     };
-    let (outcome, reason) = (report.outcome.as_str(), reason(report, question));
-    let mut text = format!("{} {outcome}: {reason}{}", report.target, reservations(report));
+    let (conclusion, reason) = (report.conclusion.as_str(), reason(report, question));
+    let mut text = format!("{} {conclusion}: {reason}{}", report.target, reservations(report));
     if let Some(finding) = worst {
         _ = write!(text, "; {}: {finding}", finding.kind().code);
     }
@@ -441,7 +441,7 @@ fn gravest(report: &Report) -> Option<&Finding> {
     };
     [Gravity::Fault, Gravity::Warning]
         .into_iter()
-        .find_map(|severity| findings().find(|finding| finding.gravity() == severity))
+        .find_map(|gravity| findings().find(|finding| finding.gravity() == gravity))
 }
 
 /// A report as programs read it; the manual lists the members.
@@ -524,8 +524,8 @@ impl ReportJson {
         Self {
             target: report.target.to_string(),
             origin: question.origin.as_ref().map(Origin::to_string),
-            verdict: report.outcome.as_str(),
-            reason: report.outcome.reason(),
+            verdict: report.conclusion.as_str(),
+            reason: report.conclusion.reason(),
             granted_to,
             refused_by: report
                 .refusing_players()
@@ -539,8 +539,8 @@ impl ReportJson {
                 .iter()
                 .map(|asked| AddressJson {
                     address: asked.address.to_string(),
-                    verdict: asked.outcome.as_str(),
-                    reason: asked.outcome.reason(),
+                    verdict: asked.conclusion.as_str(),
+                    reason: asked.conclusion.reason(),
                 })
                 .collect(),
             addresses_left_out: report.resolution.left_out,

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::bar::Bar;
 use super::output::Output;
 use super::tell;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, USUAL_WIDTH};
 use crate::cli;
 use crate::duration::{DurationError, Written};
 use crate::exit::Exit;
@@ -129,7 +129,7 @@ fn ask_fleet(targets: &[Target], question: &Question, detail: Detail) -> Exit {
     };
     fleet::start(targets, question, keep, &sender);
     let mut bar = io::stderr().is_terminal().then(|| {
-        let width = Terminal::of_stderr().width.unwrap_or(80);
+        let width = Terminal::of_stderr().width.unwrap_or(USUAL_WIDTH);
         Bar::start(io::stderr(), targets.len(), width)
     });
     let kept = fleet::collect(&news, targets.len(), |done| {

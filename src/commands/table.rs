@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::terminal::{Terminal, Tone};
+use super::terminal::{Terminal, Tone, USUAL_WIDTH};
 
 /// A column that is wrapped beside the others has at least this many characters; else it goes
 /// below them.
@@ -73,7 +73,7 @@ impl<const N: usize> Table<N> {
     /// there is room for that, and else they stand below, a line of their own each.
     fn columns(&self, terminal: Terminal) -> String {
         let widths = self.widths();
-        let room = terminal.width.unwrap_or(usize::MAX);
+        let room = terminal.width.unwrap_or(USUAL_WIDTH);
         let taken = |columns: usize| -> usize {
             widths[..columns].iter().map(|width| width + GAP.len()).sum()
         };
@@ -197,6 +197,17 @@ mod tests {
              \x20   start the service or\n\
              \x20   remove the rule\n"
         );
+    }
+
+    /// A list of 12,000 ports made `show rules` panic on a serial console, which does not tell how
+    /// wide it is.
+    #[test]
+    fn no_other_line_is_as_long_as_the_longest_field() {
+        let mut table = Table::new(["PORTS", "DOMAIN"]);
+        table.push(["1,".repeat(40_000).into(), "a.test".into()]);
+        table.push(["80".into(), "b.test".into()]);
+        let text = table.render(Terminal { aligned: true, coloured: false, width: None });
+        assert!(text.ends_with(",\n    a.test\n80\n    b.test\n"), "{:?}", &text[80_000..]);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::os::fd::AsFd;
 use clap::builder::styling::{AnsiColor, Style};
 use terminal_size::{Width, terminal_size_of};
 
+/// How many columns a terminal has that does not tell.
+pub(super) const USUAL_WIDTH: usize = 80;
+
 /// How to dress what goes to one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terminal {

@@ -359,6 +359,22 @@ fn a_person_is_told_five_misses_and_how_many_more_there_are() {
     assert_eq!(near.as_array().map(Vec::len), Some(8));
 }
 
+/// The whole list made a line of 170,000 characters, which scrolled the verdict away.
+#[test]
+fn a_person_is_told_the_beginning_of_a_long_list_of_ports() {
+    let ports: Vec<_> = (1025..5025).step_by(2).map(|port| port.to_string()).collect();
+    let ports = ports.join(",");
+    let host =
+        Host::new(&format!("[[allow-access-from]]\ndomain = \"a.test\"\nto-ports = \"{ports}\"\n"));
+    for port in [1025, 1026] {
+        let answer = host.explain(&format!("--origin a.test --port {port}"));
+        assert!(answer.stdout.contains(",1063,... (1980 more)"), "{answer:?}");
+        assert!(answer.stdout.lines().all(|line| line.len() < 300), "{answer:?}");
+    }
+    let whole = host.explain_json("--origin a.test --port 1025");
+    assert_eq!(whole["rule"]["to-ports"], ports.as_str(), "{whole}");
+}
+
 #[test]
 fn following_the_remedy_makes_the_connection_allowed() {
     let limited = format!("grantable-ports = \"1-7000,8080\"{RULES}");

@@ -421,7 +421,7 @@ impl fmt::Display for ExplanationInWords<'_> {
             Explanation::Allowed(PlacedRule { rule, spot }) => {
                 let allowed = self.terminal.paint(Tone::Good, "allowed");
                 writeln!(f, "{allowed}: {origin} may connect to port {port}{of_player}")?;
-                writeln!(f, "  {}: {rule}", spot.place)
+                writeln!(f, "  {}: {}", spot.place, rule.brief())
             }
             Explanation::Refused { reason, near } => {
                 let refused = self.terminal.paint(Tone::Bad, "refused");
@@ -430,7 +430,7 @@ impl fmt::Display for ExplanationInWords<'_> {
                     "{refused}: {origin} may not connect to port {port}{of_player}: {reason}"
                 )?;
                 for Near { placed: PlacedRule { rule, spot }, lacks } in near.iter().take(SHOWN) {
-                    writeln!(f, "  {}: {rule}: {lacks}", spot.place)?;
+                    writeln!(f, "  {}: {}: {lacks}", spot.place, rule.brief())?;
                 }
                 if near.len() > SHOWN {
                     writeln!(f, "  and {} more", near.len() - SHOWN)?;

@@ -145,11 +145,19 @@ fn an_upgrade_leaves_a_daemon_alone_that_would_not_start_again() {
 
 #[test]
 fn a_unit_whose_configuration_cannot_be_found_is_told_to_be_restarted_unchecked() {
-    let system = System::starting("something else");
-    system.0.file("etc/broken.toml", BROKEN);
-    let outcome = system.units("restart");
-    assert_eq!(outcome.asked, "restart masterpolicyd.service\n", "{outcome:?}");
-    assert!(outcome.said.contains("was not checked"), "{outcome:?}");
+    for words in [
+        "something else",
+        // systemctl shows no quotation marks.
+        "-c /etc/my dir/masterpolicyd.toml serve",
+        "serve -c /etc/my dir/masterpolicyd.toml",
+    ] {
+        let system = System::starting(words);
+        system.0.file("etc/broken.toml", BROKEN);
+        let outcome = system.units("restart");
+        assert_eq!(outcome.asked, "restart masterpolicyd.service\n", "{words}: {outcome:?}");
+        assert!(outcome.said.contains("was not checked"), "{words}: {outcome:?}");
+        assert_eq!(outcome.said.lines().count(), 1, "{words}: {outcome:?}");
+    }
 }
 
 /// systemd puts the value in for the daemon, and shows the name. `check` found fault with that.

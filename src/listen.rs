@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, RawFd};
 
@@ -109,6 +109,8 @@ pub enum Warning {
     NoIpv6(SocketAddr),
     /// No interface has the address. It is served once one has.
     Absent(SocketAddr),
+    /// The address is that of all hosts of a network. The system binds it.
+    Broadcast(IpAddr),
     /// The socket unit handed over an IPv6 socket that takes IPv4 connections too.
     DualStack(SocketAddr),
     /// A socket in the descriptor store is of no use.
@@ -128,6 +130,11 @@ impl fmt::Display for Warning {
                 f,
                 "no interface of this host has the address of {address} yet: it is served as soon as one \
                  does"
+            ),
+            Self::Broadcast(ip) => write!(
+                f,
+                "{ip} is the broadcast address of a network, and nobody can connect to it: write an \
+                 address of this host in listen"
             ),
             Self::DualStack(address) => write!(
                 f,
@@ -285,6 +292,9 @@ pub fn bind(
                 continue;
             }
         };
+        if is_broadcast(address) {
+            bound.warnings.push(Warning::Broadcast(address.ip()));
+        }
         if origin == SocketOrigin::SocketUnit && takes_ipv4_too(&socket, address) {
             bound.warnings.push(Warning::DualStack(address));
         }
@@ -436,6 +446,14 @@ fn unless_taken<T>(
             IfTaken::GiveUp => return Err(error),
         }
     }
+}
+
+/// Whether this is the broadcast address of a network that this host is in: connecting a datagram
+/// socket to one is denied (`connect(2)`). To no address does that send anything.
+fn is_broadcast(address: SocketAddr) -> bool {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok().filter(|_| address.is_ipv4());
+    let connected = socket.map(|socket| socket.connect(address));
+    matches!(connected, Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether an interface has an address.

@@ -290,6 +290,18 @@ fn one_address_of_listen_that_is_not_served_differs() {
 }
 
 #[test]
+fn an_address_of_listen_that_no_interface_has_is_not_said_to_be_missing_in_listen() {
+    let name = "an_address_of_listen_that_no_interface_has_is_not_said_to_be_missing_in_listen";
+    in_own_network(name, || {
+        let daemon = Setup::bound(&["192.0.2.1:843".parse().unwrap()]).rules(&[]).start();
+        let text = audit(&daemon.directory, &[]).stdout;
+        let note = "\tnobody can connect to 192.0.2.1:843: this host has no such address\n";
+        assert!(text.contains(note), "{text}");
+        assert!(!text.contains("not in listen"), "{text}");
+    });
+}
+
+#[test]
 fn a_host_without_ipv6_need_not_serve_its_wildcard() {
     in_own_network("a_host_without_ipv6_need_not_serve_its_wildcard", || {
         fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();

@@ -193,6 +193,22 @@ fn a_host_with_ipv6_turned_off_serves_ipv4() {
     );
 }
 
+/// The system binds it, and nobody can connect.
+#[test]
+fn a_broadcast_address_of_a_network_is_bound_with_a_warning() {
+    let addresses = ["127.255.255.255:0", "127.0.0.1:0"].map(|text| text.parse().unwrap());
+    let said = child_after("exec \"$0\" \"$@\"", null(), null_for_writing(), &addresses);
+    assert_eq!(
+        said,
+        [
+            "127.255.255.255:0 bound",
+            "127.0.0.1:0 bound",
+            "warning 127.255.255.255 is the broadcast address of a network, and nobody can connect \
+             to it: write an address of this host in listen"
+        ]
+    );
+}
+
 fn null_for_writing() -> File {
     File::options().write(true).open("/dev/null").unwrap()
 }

@@ -234,6 +234,7 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration, config: &P
             port.answers.iter().filter(|heard| heard.holder == holder && wanted(heard.answer));
         found.map(|heard| heard.address.to_string()).collect::<Vec<_>>().join(", ")
     };
+    let unreachable = at(Holder::Judged, |answer| answer == Answer::Unreachable);
     match port.state {
         PortState::Redirected => format!(
             "{} answers though nothing listens there: a redirect is in the way; find it with nft \
@@ -260,6 +261,9 @@ fn policy_port_note(port: &PolicyPort, configuration: &Configuration, config: &P
             format!("nothing listens on {}: {}", missing.join(", "), apply_by("start", config))
         }
         PortState::Served => "gives out the configured policy".into(),
+        PortState::Held if !unreachable.is_empty() => {
+            format!("nobody can connect to {unreachable}: this host has no such address")
+        }
         PortState::Held if port.port == REDIRECT_PORT => {
             format!("not in listen; redirects from {MASTER_PORT} often end here")
         }

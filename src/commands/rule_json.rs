@@ -5,6 +5,9 @@ use serde::Serialize;
 use crate::config::PlacedRule;
 use crate::policy::Rule;
 
+/// The longest list of ports that [`RuleJson::brief`] has whole.
+const LONGEST_PORTS: usize = 4096;
+
 /// A rule without a place, such as one that came over the network.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -21,6 +24,21 @@ impl RuleJson {
             to_ports: rule.ports.to_string(),
             secure: rule.secure,
         }
+    }
+
+    /// The same, with the beginning of a long list of ports: whoever sends a rule must not decide how
+    /// much is printed.
+    pub(super) fn brief(rule: &Rule) -> Self {
+        let whole = Self::new(rule);
+        match whole.to_ports.len() {
+            0..=LONGEST_PORTS => whole,
+            _ => Self { to_ports: rule.ports.brief(), ..whole },
+        }
+    }
+
+    /// How long its words are.
+    pub(super) fn length(&self) -> usize {
+        self.domain.len() + self.to_ports.len()
     }
 }
 

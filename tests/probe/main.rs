@@ -688,6 +688,44 @@ fn the_policies_of_many_targets_are_not_kept() {
     assert!(kilobytes < 45_000, "{kilobytes} kB");
 }
 
+/// 300 targets with a policy of a megabyte each printed 465 MB.
+#[test]
+fn a_long_policy_is_told_in_json_up_to_a_limit_with_how_much_is_left_out() {
+    const RULES: usize = 3_000;
+    let policy = |ports: &str| {
+        let rules = (0..RULES).fold(String::new(), |rules, number| {
+            rules + &format!("<allow-access-from domain=\"a{number}.test\" to-ports=\"{ports}\"/>")
+        });
+        answer(format!("<cross-domain-policy>{rules}</cross-domain-policy>\0"))
+    };
+    let asked = |server: Server, more: &[&str]| {
+        let port = server.port().to_string();
+        let target = ["127.0.0.1", "5000", "--json", "--policy-port", &port];
+        let output = masterpolicyd(&[&target, more].concat());
+        assert!(output.stdout.len() < 100_000, "{} bytes", output.stdout.len());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report["steps"][0].clone(), report)
+    };
+    let told = |list: &Value| {
+        let told = list.as_array().unwrap().len();
+        assert!(told > 100, "{told}");
+        told as u64
+    };
+    let (step, report) = asked(Server::start(policy("80")), &[]);
+    assert_eq!(told(&step["near"]) + step["near-left-out"].as_u64().unwrap(), RULES as u64);
+    assert_eq!(report["granted-to-left-out"], 0);
+    let (step, report) = asked(Server::start(policy("5000")), &[]);
+    let left_out = report["granted-to-left-out"].as_u64().unwrap();
+    assert_eq!(told(&report["granted-to"]) + left_out, RULES as u64);
+    assert_eq!(step["near-left-out"], 0);
+
+    let ports: Vec<_> = (0..8_000).map(|number| (2 * number + 2).to_string()).collect();
+    let long = OPEN.replace("to-ports=\"*\"", &format!("to-ports=\"{}\"", ports.join(",")));
+    let (step, _) = asked(Server::start(answer(long)), &[]);
+    let told = step["rule"]["to-ports"].as_str().unwrap();
+    assert!(told.starts_with("2,4,6,") && told.ends_with(",... (7980 more)"), "{told}");
+}
+
 #[test]
 fn the_request_is_23_bytes_in_one_segment_and_nothing_follows_it() {
     let (sender, seen) = mpsc::channel();

@@ -19,8 +19,15 @@ use crate::probe::finding::{Finding, Gravity};
 use crate::probe::resolver::Resolution;
 use crate::probe::{Ask, Conclusion, Question, Refusal, Report, Step, Target};
 
-/// How many near misses, and how many domains, people are shown; the JSON has all of them.
+/// How many near misses, and how many domains, people are shown.
 const SHOWN: usize = 5;
+
+/// How many bytes of rules and domains programs are told of one target. Of many targets, all of it is
+/// kept until the last is asked.
+const ROOM: usize = 64 * 1024;
+
+/// About what JSON adds to a rule.
+const FRAME: usize = 64;
 
 /// What a line begins with that belongs to a step.
 const BELOW: &str = "             ";
@@ -444,6 +451,21 @@ fn gravest(report: &Report) -> Option<&Finding> {
         .find_map(|gravity| findings().find(|finding| finding.gravity() == gravity))
 }
 
+/// What is left of [`ROOM`].
+struct Room(usize);
+
+impl Room {
+    /// Those of `all` that there is room for, from the first on.
+    fn take<T>(&mut self, all: impl Iterator<Item = T>, length: impl Fn(&T) -> usize) -> Vec<T> {
+        let mut fits = |item: &T| {
+            let left = self.0.checked_sub(FRAME + length(item));
+            self.0 = left.unwrap_or(self.0);
+            left.is_some()
+        };
+        all.take_while(|item| fits(item)).collect()
+    }
+}
+
 /// A report as programs read it; the manual lists the members.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -453,6 +475,7 @@ pub(super) struct ReportJson {
     verdict: &'static str,
     reason: &'static str,
     granted_to: Vec<String>,
+    granted_to_left_out: usize,
     refused_by: Vec<&'static str>,
     unanswered: Vec<String>,
     seconds: f64,
@@ -482,6 +505,7 @@ struct StepJson {
     reason: Option<&'static str>,
     rule: Option<RuleJson>,
     near: Vec<MissJson>,
+    near_left_out: usize,
     findings: Vec<FindingJson>,
 }
 
@@ -513,6 +537,7 @@ impl ReportJson {
             reason: None,
             rule: None,
             near: Vec::new(),
+            near_left_out: 0,
             findings: vec![FindingJson::of(finding, Ask::Destination, question)],
         });
         let granted_to = report
@@ -521,11 +546,14 @@ impl ReportJson {
             .find(|(_, verdict)| matches!(verdict, Verdict::Allowed { .. }))
             .map(|(policy, _)| granted_to(policy, report.target.port))
             .unwrap_or_default();
+        let (mut room, granted_to_all) = (Room(ROOM), granted_to.len());
+        let granted_to = room.take(granted_to.into_iter(), String::len);
         Self {
             target: report.target.to_string(),
             origin: question.origin.as_ref().map(Origin::to_string),
             verdict: report.conclusion.as_str(),
             reason: report.conclusion.reason(),
+            granted_to_left_out: granted_to_all - granted_to.len(),
             granted_to,
             refused_by: report
                 .refusing_players()
@@ -546,32 +574,30 @@ impl ReportJson {
             addresses_left_out: report.resolution.left_out,
             steps: resolution
                 .into_iter()
-                .chain(report.steps().map(|step| StepJson::of(step, question)))
+                .chain(report.steps().map(|step| StepJson::of(step, question, &mut room)))
                 .collect(),
         }
     }
 }
 
 impl StepJson {
-    fn of(step: &Step, question: &Question) -> Self {
+    fn of(step: &Step, question: &Question, room: &mut Room) -> Self {
         let policy = step.decision.as_ref().map(|(policy, _)| policy);
         let rule =
-            |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(RuleJson::new);
-        let (verdict, reason, deciding, near) = match &step.decision {
-            None => (None, None, None, Vec::new()),
+            |index: usize| policy.and_then(|policy| policy.rules.get(index)).map(RuleJson::brief);
+        let (verdict, reason, deciding, misses) = match &step.decision {
+            None => (None, None, None, &[][..]),
             Some((_, Verdict::Allowed { rule: index })) => {
-                (Some("allowed"), Some("rule"), rule(*index), Vec::new())
+                (Some("allowed"), Some("rule"), rule(*index), &[][..])
             }
             Some((_, Verdict::Refused { reason, near })) => {
-                let near = near
-                    .iter()
-                    .filter_map(|miss| {
-                        Some(MissJson { rule: rule(miss.rule)?, lacks: miss.lacks.code() })
-                    })
-                    .collect();
-                (Some("refused"), Some(reason.code()), None, near)
+                (Some("refused"), Some(reason.code()), None, &near[..])
             }
         };
+        let near = misses
+            .iter()
+            .filter_map(|miss| Some(MissJson { rule: rule(miss.rule)?, lacks: miss.lacks.code() }));
+        let near = room.take(near, |miss| miss.rule.length());
         Self {
             ask: step.ask.as_str(),
             address: Some(step.server.ip().to_string()),
@@ -584,6 +610,7 @@ impl StepJson {
             verdict,
             reason,
             rule: deciding,
+            near_left_out: misses.len() - near.len(),
             near,
             findings: step
                 .findings

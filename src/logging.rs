@@ -216,10 +216,14 @@ impl Write for Lines {
 
 /// A line, or as much of it as is written.
 fn shortened_line(line: &[u8]) -> Cow<'_, [u8]> {
-    match line.get(..LONGEST_LINE - 4) {
-        Some(beginning) if line.len() > LONGEST_LINE => Cow::Owned([beginning, b"...\n"].concat()),
-        _ => Cow::Borrowed(line),
+    if line.len() <= LONGEST_LINE {
+        return Cow::Borrowed(line);
     }
+    // No character is torn: of UTF-8, every byte but the first of a character begins with 10.
+    let is_within = |end: &usize| line[*end] & 0b1100_0000 == 0b1000_0000;
+    let most = LONGEST_LINE - b"...\n".len();
+    let end = (0..=most).rev().find(|end| !is_within(end)).unwrap_or(most);
+    Cow::Owned([&line[..end], b"...\n"].concat())
 }
 
 /// Writes a line to standard error, and waits for as long as that takes. One that cannot be
@@ -310,6 +314,17 @@ mod tests {
         let long = shortened_line(&[b'x'; 2 * LONGEST_LINE]).into_owned();
         assert_eq!(long.len(), LONGEST_LINE);
         assert!(long.ends_with(b"x...\n"));
+    }
+
+    /// `journalctl` shows a line with a torn character as `[4K blob data]`.
+    #[test]
+    fn a_long_line_ends_between_two_characters() {
+        for head in ["", "x", "xx", "xxx"] {
+            let line = format!("{head}{}\n", "\u{1f600}".repeat(LONGEST_LINE));
+            let short = shortened_line(line.as_bytes()).into_owned();
+            let text = std::str::from_utf8(&short).unwrap();
+            assert!(text.ends_with("\u{1f600}...\n") && text.len() > LONGEST_LINE - 4, "{head}");
+        }
     }
 
     #[test]

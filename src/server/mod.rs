@@ -200,7 +200,7 @@ impl Server {
     /// The poll itself fails.
     pub fn run(mut self) -> Result<(), ServerError> {
         info!("{}", self.status());
-        self.tell(Message::Ready(self.status()), Instant::now());
+        self.manager.tell(Message::Ready(self.status()), Instant::now());
         let served = self.serve();
         self.finish();
         served
@@ -288,7 +288,7 @@ impl Server {
         }
         let doing = self.doing();
         if self.manager.keep_time(now, doing) {
-            self.tell(Message::Status(self.status()), now);
+            self.manager.tell(Message::Status(self.status()), now);
         }
         self.incidents.settle(now);
         if self.reloads.take_up_changes(now) {
@@ -534,13 +534,13 @@ impl Server {
         // Where the thread has ended, nobody has said so.
         self.take_reloaded(now);
         match self.reloads.request(now) {
-            Requested::Began => self.tell(Message::reloading(self.status()), now),
+            Requested::Began => self.manager.tell(Message::reloading(self.status()), now),
             Requested::Follows { running } => {
                 // Many may ask while one hangs, and one line tells them all.
                 if self.incidents.reload_awaited(now) {
                     let seconds = running.as_secs_f64();
                     info!("a reload has been running for {seconds:.1} s: one more follows it");
-                    self.tell(Message::Status(self.status()), now);
+                    self.manager.tell(Message::Status(self.status()), now);
                 }
             }
         }
@@ -560,23 +560,18 @@ impl Server {
                 self.reloads.note(None);
                 let longest = self.service.longest_answer(&self.policy_ports);
                 info!("reloaded: {}, {longest} bytes", Counted(self.service.rules, "rule"));
-                self.tell(Message::Ready(self.status()), now);
+                self.manager.tell(Message::Ready(self.status()), now);
             }
             Err(failure) => {
                 self.counters.reload_failed();
                 error!("reload failed: the old policy keeps serving");
                 self.reloads.note(Some(failure.to_string()));
-                self.tell(Message::Ready(self.status()), now);
+                self.manager.tell(Message::Ready(self.status()), now);
             }
         }
         if self.reloads.is_wanted_again() {
             self.reload(now);
         }
-    }
-
-    /// Tells the service manager something.
-    fn tell(&mut self, message: Message, now: Instant) {
-        self.manager.tell(message, now);
     }
 
     /// Stops accepting, and gives what is in flight the time of one request to finish.
@@ -592,7 +587,7 @@ impl Server {
         }
         let time = self.service.limits.request_timeout;
         self.stopping = Some(now + time);
-        self.tell(Message::Stopping(time + REST_OF_THE_STOP, self.status()), now);
+        self.manager.tell(Message::Stopping(time + REST_OF_THE_STOP, self.status()), now);
         info!("{signal}: {}", self.status());
         self.empty_queues(now);
         self.listeners.retain(|listener| listener.is_kept);

@@ -4,9 +4,11 @@
 mod support;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
+use std::time::Instant;
 
+use masterpolicyd::probe::MASTER_LIMIT;
 use serde_json::{Value, json};
 
 use support::daemon::{MAIN_FILE, PROGRAM};
@@ -110,4 +112,31 @@ fn without_a_server_or_with_a_broken_file_it_cannot_tell() {
     assert_eq!((told.as_str(), code), ("", Some(2)));
     let words = "cannot tell what 127.0.0.1:1 serves: nothing listens on this port; start the";
     assert!(errors.starts_with(words), "{errors}");
+}
+
+/// Each was waited for in turn: of a daemon that hangs, 256 addresses took a quarter of an hour.
+#[test]
+fn addresses_that_stay_silent_cost_their_time_together() {
+    let silent: Vec<_> = (1..=8)
+        .map(|last| TcpListener::bind((Ipv4Addr::new(127, 0, 5, last), 0)).unwrap())
+        .collect();
+    let addresses: Vec<_> = silent.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
+    let daemon = Setup::new().rules(&[("a.test", "5000")]).start();
+    let own = daemon.address().to_string();
+    edit(&daemon, |text| text.replace(&own, &addresses.join("\", \"")));
+    let began = Instant::now();
+    let (_, errors, code) = diff(&daemon, &[]);
+    assert_eq!(code, Some(2));
+    assert!(began.elapsed() < 3 * MASTER_LIMIT, "{:?}", began.elapsed());
+    let asked: Vec<_> = errors.lines().map(|line| line.split(' ').nth(3).unwrap()).collect();
+    assert_eq!(asked, addresses, "{errors}");
+    drop(silent);
+
+    // And one that answers is not drowned out.
+    let silent = TcpListener::bind((Ipv4Addr::new(127, 0, 5, 1), 0)).unwrap();
+    edit(&daemon, |text| {
+        let both = format!("{}\", \"{own}", silent.local_addr().unwrap());
+        text.replace(&addresses.join("\", \""), &both)
+    });
+    assert_eq!(diff(&daemon, &[]).0, format!("same: {own} serves the rules on disk\n"));
 }

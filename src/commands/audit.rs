@@ -7,12 +7,10 @@
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use serde::Serialize;
 
-use super::diff::{Difference, guise_towards};
+use super::diff::{Difference, ask_each, guise_towards};
 use super::output::Output;
 use super::rule_json::PlacedRuleJson;
 use super::table::{Cell, Table};
@@ -24,7 +22,7 @@ use crate::audit::{
     REDIRECT_PORT,
 };
 use crate::cli;
-use crate::config::{Configuration, Settings};
+use crate::config::Configuration;
 use crate::counted::Counted;
 use crate::document::Documents;
 use crate::exit::Exit;
@@ -33,9 +31,6 @@ use crate::policy::{MASTER_PORT, MetaPolicy};
 use crate::printable::Escaped;
 use crate::probe::player::{self, End, Guise};
 use crate::probe::{self, MASTER_LIMIT};
-
-/// How many addresses are asked at a time.
-const AT_A_TIME: usize = 64;
 
 /// Prints the answer: 0 policy and host agree, 1 they differ, 2 that could not be told.
 #[must_use]
@@ -51,7 +46,9 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
     };
     let Configuration { settings, documents, .. } = &configuration;
     let Questions { addresses, left_out } = audit::addresses_to_ask(&settings.listen, &listeners);
-    let answers = ask_each(&addresses, settings, documents);
+    let answers = ask_each(&addresses, |&address| {
+        (address, ask(address, guise_towards(address, settings), documents))
+    });
     let audit = audit::compare(&configuration.policy(), &settings.listen, &listeners, &answers);
     let mut output = Output::to_stdout();
     if asked.json {
@@ -71,34 +68,6 @@ pub fn run(config: &Path, asked: cli::Audit) -> Exit {
         (0, _) => Exit::Unknown,
         _ => Exit::Negative,
     })
-}
-
-/// Asks [`AT_A_TIME`], so that silent ones cost their time together.
-fn ask_each(
-    addresses: &[SocketAddr],
-    settings: &Settings,
-    documents: &Documents,
-) -> Vec<(SocketAddr, Answer)> {
-    let next = AtomicUsize::new(0);
-    let ask_in_turn = || {
-        let mut answers = Vec::new();
-        while let Some(&address) = addresses.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let guise = guise_towards(address, settings);
-            answers.push((address, ask(address, guise, documents)));
-        }
-        answers
-    };
-    let mut answers = thread::scope(|scope| {
-        let threads: Vec<_> = (0..addresses.len().min(AT_A_TIME))
-            // Fewer threads than wanted are slower, and nothing else.
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, ask_in_turn).ok())
-            .collect();
-        let mut answers = if threads.is_empty() { ask_in_turn() } else { Vec::new() };
-        answers.extend(threads.into_iter().flat_map(|it| it.join().unwrap_or_default()));
-        answers
-    });
-    answers.sort_unstable_by_key(|(address, _)| (address.port(), address.ip()));
-    answers
 }
 
 /// Asks one address for its policy as a player does, and compares that with what it ought to be.

@@ -6,6 +6,8 @@
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use serde::Serialize;
 
@@ -21,6 +23,9 @@ use crate::policy::{Domain, MASTER_PORT, MetaPolicy, Policy, PortSet, Rule};
 use crate::probe::finding::Finding;
 use crate::probe::player::Guise;
 use crate::probe::{self, Ask, MASTER_LIMIT};
+
+/// How many addresses are asked at a time.
+const AT_A_TIME: usize = 64;
 
 /// Prints the answer: 0 the same, 1 they differ, 2 that could not be told.
 #[must_use]
@@ -58,14 +63,48 @@ pub fn run(config: &Path, json: bool) -> Exit {
 fn ask(settings: &Settings) -> Result<(SocketAddr, Policy), Vec<(SocketAddr, Finding)>> {
     let mut servers: Vec<_> = settings.listen.iter().copied().map(audit::reachable).collect();
     servers.sort_by_key(|address| address.port() != MASTER_PORT);
+    let fetch =
+        |&address: &_| probe::fetch(address, MASTER_LIMIT, guise_towards(address, settings));
     let mut failures = Vec::new();
-    for address in servers {
-        match probe::fetch(address, MASTER_LIMIT, guise_towards(address, settings)) {
-            Ok(policy) => return Ok((address, policy)),
-            Err(finding) => failures.push((address, finding)),
+    // The first mostly answers, and then no other is asked.
+    let (first, others) = servers.split_at(servers.len().min(1));
+    for addresses in [first, others] {
+        for (&address, answer) in addresses.iter().zip(ask_each(addresses, fetch)) {
+            match answer {
+                Ok(policy) => return Ok((address, policy)),
+                Err(finding) => failures.push((address, finding)),
+            }
         }
     }
     Err(failures)
+}
+
+/// What each of `addresses` answers to `ask`, in their order. [`AT_A_TIME`] are asked, so that silent
+/// ones cost their time together.
+pub(super) fn ask_each<T: Send>(
+    addresses: &[SocketAddr],
+    ask: impl Fn(&SocketAddr) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let ask_in_turn = || {
+        let mut answers = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(address) = addresses.get(index) else { return answers };
+            answers.push((index, ask(address)));
+        }
+    };
+    let mut answers = thread::scope(|scope| {
+        let threads: Vec<_> = (1..addresses.len().min(AT_A_TIME))
+            // Fewer threads than wanted are slower, and nothing else.
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, ask_in_turn).ok())
+            .collect();
+        let mut answers = ask_in_turn();
+        answers.extend(threads.into_iter().flat_map(|it| it.join().unwrap_or_default()));
+        answers
+    });
+    answers.sort_unstable_by_key(|&(index, _)| index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// As whom the daemon of this host is asked at `address`, which is this host's: the question comes

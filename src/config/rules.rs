@@ -157,3 +157,17 @@ fn port(value: &Value<'_>, faults: &mut Faults) -> Option<PortSet> {
     }
     PortSet::from_ranges(port.map(PortRange::from))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_problems_that_are_told_show_their_line() {
+        let rules = "<allow-access-from domain='a.example'/>\n".repeat(TOLD + 2);
+        let document = format!("<cross-domain-policy>\n{rules}</cross-domain-policy>");
+        let (_, problems) = read_xml(Path::new("a.xml"), document.as_bytes());
+        let shown = problems.iter().filter(|problem| problem.excerpt.is_some()).count();
+        assert_eq!((problems.len(), shown), (TOLD + 2, TOLD));
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::files::ReadFile;
 use super::problem::{Problem, Severity, Spot};
+use crate::counted::Counted;
 
 /// Files: the main file and the drop-ins, those that are masked included.
 pub const FILES: usize = 4096;
@@ -108,13 +109,14 @@ pub(super) fn first_of(problems: Vec<Problem>) -> Vec<Problem> {
         if more > 0 {
             problems.truncate(TOLD + 1);
             if let Some(last) = problems.last_mut() {
-                let message = format!("from here on {more} more {what} are not shown");
+                let are = if more == 1 { "is" } else { "are" };
+                let message = format!("from here on {} {are} not shown", Counted(more, what));
                 *last = Problem::new(last.severity, last.place.clone(), message);
             }
         }
         problems
     };
-    [shorten(errors, "errors"), shorten(warnings, "warnings")].concat()
+    [shorten(errors, "more error"), shorten(warnings, "more warning")].concat()
 }
 
 #[cfg(test)]
@@ -147,7 +149,8 @@ mod tests {
             Problem::at(severity, spot, "x")
         };
         let all = |count| spots(count).iter().enumerate().map(problem).collect::<Vec<_>>();
-        assert_eq!(first_of(all(2 * TOLD)).len(), 2 * TOLD);
+        let whole = first_of(all(2 * TOLD));
+        assert!(whole.len() == 2 * TOLD && whole.iter().all(|problem| problem.message == "x"));
         let told = first_of(all(2 * TOLD + 3));
         let more: Vec<_> = told.iter().filter(|problem| problem.message != "x").collect();
         let said: Vec<_> = more
@@ -158,7 +161,7 @@ mod tests {
             said,
             [
                 (Severity::Error, 201, "from here on 2 more errors are not shown"),
-                (Severity::Warning, 202, "from here on 1 more warnings are not shown"),
+                (Severity::Warning, 202, "from here on 1 more warning is not shown"),
             ]
         );
         assert_eq!(told.len(), 2 * TOLD + 2);

@@ -9,6 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use masterpolicyd::config::{self, Configuration, Keeper, Problems, Settings, Trust};
+use masterpolicyd::document::MAX_SIZE;
+use masterpolicyd::policy::MASTER_PORT;
 use nix::sys::stat::Mode;
 use scratch::{Scratch, set_mode, text};
 
@@ -80,14 +82,19 @@ fn a_broken_drop_in_of_a_package_takes_no_grant_of_another_file_away_and_keeps_n
 /// administrator's file behind it, or of the document.
 #[test]
 fn a_package_that_wants_all_the_room_is_left_out_and_keeps_no_other_file_from_counting() {
-    let many = |domain: &str, count: usize| -> String {
-        (0..count).map(|number| rule(&format!("{domain}{number}.test"), "5000")).collect()
-    };
     let megabyte = format!("#{}", " ".repeat(usize::try_from(config::MAX_FILE_SIZE).unwrap() - 1));
     let cases = [
-        ("rules", vec![many("a", config::bounds::RULES)], "at most 4096 rules"),
+        (
+            "rules",
+            vec![many(|number| format!("a{number}.test"), config::bounds::RULES)],
+            "at most 4096 rules",
+        ),
         ("size", vec![megabyte; 4], "larger than 4194304 bytes"),
-        ("document", vec![many(&"a".repeat(50), 4000)], "longer than 262144 bytes"),
+        (
+            "document",
+            vec![many(|number| format!("{}{number}.test", "a".repeat(50)), 4000)],
+            "longer than 262144 bytes",
+        ),
     ];
     for (how, files, message) in cases {
         let scratch = sound();
@@ -115,6 +122,57 @@ fn what_is_left_out_takes_no_rule_of_another_file_with_it() {
     let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(domains(&configuration), ["same.test", "etc", "usr"]);
     assert_eq!(left_out(&configuration, &scratch), ["usr/a.toml"]);
+}
+
+fn many(domain: impl Fn(usize) -> String, count: usize) -> String {
+    (0..count).map(|number| rule(&domain(number), "5000")).collect()
+}
+
+#[test]
+fn packages_fill_the_document_to_its_last_byte() {
+    let scratch = sound();
+    fs::remove_file(scratch.join("usr/usr.toml")).unwrap();
+    for name in ["a", "b"] {
+        let long = "x".repeat(50);
+        scratch.file(
+            &format!("usr/{name}.toml"),
+            many(|number| format!("{name}{number:04}{long}.test"), 800),
+        );
+    }
+    // So many rules, of which the last is longer by so many bytes.
+    let third = |count: usize, padding: usize| {
+        let (left, right) = ("x".repeat(padding / 2), "x".repeat(padding - padding / 2));
+        let short = many(|number| format!("c{number:04}.test"), count - 1);
+        scratch.file(
+            "usr/c.toml",
+            short + &rule(&format!("c{:04}{left}.test{right}", count - 1), "5000"),
+        );
+        let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{problems}"));
+        let length = configuration.documents.for_port(MASTER_PORT).bytes().len();
+        (length, left_out(&configuration, &scratch))
+    };
+    let ((one, _), (two, _)) = (third(1, 0), third(2, 0));
+    let (room, each) = (MAX_SIZE - one, two - one);
+    let (count, padding) = (1 + room / each, room % each);
+    assert_eq!(third(count, padding), (MAX_SIZE, Vec::new()));
+    // A later file has the room of what is left out.
+    scratch.file("usr/d.toml", many(|number| format!("d{number}.test"), 3));
+    assert_eq!(third(count, padding + 1).1, ["usr/c.toml"]);
+}
+
+#[test]
+fn the_main_file_is_the_administrators_wherever_it_lies() {
+    let scratch = Scratch::new();
+    scratch.directory("usr");
+    let dirs = format!("[\"{}\"]", scratch.join("usr").display());
+    let long = "x".repeat(50);
+    let rules = many(|number| format!("a{number:04}{long}.test"), 4000);
+    let main = format!("policy-dirs = {dirs}\nvendor-dirs = {dirs}\n{rules}");
+    scratch.file("usr/masterpolicyd.toml", main);
+    scratch.file("usr/usr.toml", rule("usr", "5000"));
+    let path = scratch.join("usr/masterpolicyd.toml");
+    let problems = config::load(&path, &Trust::of_this_process()).unwrap_err();
+    assert!(problems.to_string().contains("longer than 262144 bytes"), "{problems}");
 }
 
 #[test]

@@ -617,4 +617,10 @@ mod tests {
         assert!(error("localhost:9843").ends_with(" such as \"127.0.0.1:9843\""));
         assert_eq!(error("127.0.0.1:0"), "port 0 is not between 1 and 65535");
     }
+
+    #[test]
+    fn directories_beneath_usr_are_for_packages() {
+        let dirs = ["/usr/share/a", "/etc/b", "/usr2/c"].map(PathBuf::from);
+        assert_eq!(of_packages(&dirs), dirs[..1]);
+    }
 }

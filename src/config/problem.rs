@@ -265,6 +265,8 @@ mod tests {
             problem(Severity::Error, "c"),
         ]);
         assert_eq!(problems.to_string(), "b:1:1: x\nc:1:1: x");
+        assert_eq!(problems.first_error(), "b:1:1: x");
+        assert_eq!(Problems(Vec::new()).first_error(), "");
     }
 
     #[test]

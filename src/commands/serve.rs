@@ -168,8 +168,8 @@ fn log_problems<'a>(path: &Path, problems: impl IntoIterator<Item = &'a Problem>
     let mut problems = problems.into_iter();
     for problem in problems.by_ref().take(MOST_PROBLEMS) {
         match problem.severity {
-            Severity::Error => error!("{problem}"),
-            Severity::Warning => warn!("{problem}"),
+            Severity::Error => error!("{problem:#}"),
+            Severity::Warning => warn!("{problem:#}"),
         }
     }
     let more = problems.count();

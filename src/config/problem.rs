@@ -126,12 +126,14 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
-    /// One line, whatever the files hold: control characters are escaped.
+    /// One line, whatever the files hold: control characters are escaped. The alternate form does
+    /// not say how bad it is, for a log whose lines have a level.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.severity {
-            Severity::Error => write!(f, "{}: {}", self.place, Escaped(&self.message)),
-            Severity::Warning => write!(f, "{}: warning: {}", self.place, Escaped(&self.message)),
-        }
+        let word = match self.severity {
+            Severity::Warning if !f.alternate() => "warning: ",
+            Severity::Warning | Severity::Error => "",
+        };
+        write!(f, "{}: {word}{}", self.place, Escaped(&self.message))
     }
 }
 
@@ -267,6 +269,13 @@ mod tests {
         assert_eq!(problems.to_string(), "b:1:1: x\nc:1:1: x");
         assert_eq!(problems.first_error(), "b:1:1: x");
         assert_eq!(Problems(Vec::new()).first_error(), "");
+    }
+
+    #[test]
+    fn a_warning_is_called_one_where_the_line_has_no_level() {
+        let warning = Problem::new(Severity::Warning, Place::start_of(Path::new("a")), "x");
+        assert_eq!(warning.to_string(), "a:1:1: warning: x");
+        assert_eq!(format!("{warning:#}"), "a:1:1: x");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, RawFd};
 
@@ -448,12 +448,24 @@ fn unless_taken<T>(
     }
 }
 
-/// Whether this is the broadcast address of a network that this host is in: connecting a datagram
-/// socket to one is denied (`connect(2)`). To no address does that send anything.
+/// Whether this is the broadcast address of a network that this host is in: a datagram socket can be
+/// connected to it with `SO_BROADCAST` only (`ip(7)`). Neither attempt sends anything.
 fn is_broadcast(address: SocketAddr) -> bool {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok().filter(|_| address.is_ipv4());
-    let connected = socket.map(|socket| socket.connect(address));
-    matches!(connected, Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied)
+    if !address.is_ipv4() {
+        return false;
+    }
+    // It is not bound first, which a security module may deny.
+    let attempt = || -> io::Result<bool> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            _ => return Ok(false),
+        }
+        // A route or a filter may have denied it as well.
+        socket.set_broadcast(true)?;
+        Ok(socket.connect(&address.into()).is_ok())
+    };
+    attempt().unwrap_or(false)
 }
 
 /// Whether an interface has an address.

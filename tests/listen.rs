@@ -209,6 +209,28 @@ fn a_broadcast_address_of_a_network_is_bound_with_a_warning() {
     );
 }
 
+/// A route may deny an address as the kernel denies a broadcast address.
+#[test]
+fn a_prohibited_address_is_not_called_a_broadcast_address() {
+    if !Uid::effective().is_root() {
+        eprintln!("skipped a_prohibited_address_is_not_called_a_broadcast_address: not root");
+        return;
+    }
+    let script = "exec unshare --net -- sh -c '
+        ip link set lo up && ip route add prohibit 192.0.2.1 && exec \"$0\" \"$@\"
+        ' \"$0\" \"$@\"";
+    let address = "192.0.2.1:843".parse().unwrap();
+    let said = child_after(script, null(), null_for_writing(), &[address]);
+    assert_eq!(
+        said,
+        [
+            "192.0.2.1:843 bound",
+            "warning no interface of this host has the address of 192.0.2.1:843 yet: it is served as \
+             soon as one does"
+        ]
+    );
+}
+
 fn null_for_writing() -> File {
     File::options().write(true).open("/dev/null").unwrap()
 }

@@ -12,11 +12,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use masterpolicyd::account::{self, Account, AccountError};
+use masterpolicyd::config::bounds::LOOKUPS;
 use masterpolicyd::config::{self, Configuration, Problems, Trust, Wanted};
 use masterpolicyd::policy::MetaPolicy;
 use masterpolicyd::watch::WatchedPlace;
@@ -895,6 +896,27 @@ fn what_is_watched_is_looked_for_in_small_pieces() {
     let pauses = Cell::new(0);
     let watched = config::watched(&main, &[directory], &|| pauses.set(pauses.get() + 1));
     assert!(watched.len() > 100 && pauses.get() == 100, "{} pauses", pauses.get());
+}
+
+/// The way to the directory itself was counted for each link, and so the last ones were left out.
+#[test]
+fn as_many_names_are_looked_up_for_the_watch_as_for_the_reading() {
+    const LINKS: usize = 4000;
+    let scratch = sound();
+    let main = scratch.join("masterpolicyd.toml");
+    let directory = scratch.join("policy.d");
+    scratch.file("end.toml", "");
+    // The link, `..`, these and the end.
+    let names = LOOKUPS / LINKS - 3;
+    let target = format!("../{}end.toml", "policy.d/../".repeat(names / 2));
+    let links: Vec<_> = (0..LINKS).map(|it| directory.join(format!("{it}.toml"))).collect();
+    for link in &links {
+        symlink(&target, link).unwrap();
+    }
+    load(&scratch).unwrap();
+    let watched = config::watched(&main, &[directory], &|| {});
+    let unwatched = |link: &&PathBuf| !watched.contains(&WatchedPlace::File((*link).clone()));
+    assert_eq!(links.iter().filter(unwatched).count(), 0);
 }
 
 #[test]

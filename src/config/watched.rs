@@ -11,15 +11,16 @@ use super::walk::{FileKind, Stop};
 use crate::watch::WatchedPlace;
 
 /// Where a change of the configuration shows whose main file is at `main`. `pause` is called between
-/// two pieces of work. What is behind more than [`LOOKUPS`] names is left out: such a configuration is
-/// not read either.
+/// two pieces of work. What is behind more than [`LOOKUPS`] names is left out: a reading does not
+/// follow as many either.
 #[must_use]
 pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeSet<WatchedPlace> {
     let files = Files::beside(main);
     let mut watched = BTreeSet::new();
-    let mut lookups = add_trail(&mut watched, &files, main);
+    add_trail(&mut watched, &files, main);
+    let mut lookups = 0;
     for path in policy_dirs {
-        lookups += add_trail(&mut watched, &files, path);
+        let to_directory = add_trail(&mut watched, &files, path);
         let opened = files.open_directory(path);
         let Some(end) = opened.end.clone() else { continue };
         let Ok(Some(directory)) = opened.content() else { continue };
@@ -31,7 +32,9 @@ pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeS
             // A change of any other file shows in the directory.
             let drop_in = path.join(&name);
             if Format::of(&drop_in).is_some() && files.absolute(&drop_in).is_symlink() {
-                lookups += add_trail(&mut watched, &files, &drop_in);
+                // As the reading counts: from the directory on.
+                let to_drop_in = add_trail(&mut watched, &files, &drop_in);
+                lookups += to_drop_in.saturating_sub(to_directory);
             }
         }
         watched.insert(WatchedPlace::Entries(end.path, ENDINGS));

@@ -161,6 +161,19 @@ fn packages_fill_the_document_to_its_last_byte() {
 }
 
 #[test]
+fn no_more_masked_rules_are_read_than_a_configuration_may_have() {
+    let scratch = sound();
+    let half = config::bounds::RULES / 2;
+    for (name, count) in [("a", half), ("b", half - 1), ("c", 1), ("d", 1)] {
+        scratch.file(&format!("etc/{name}.toml"), "");
+        let rules = many(|number| format!("{name}{number}.test"), count);
+        scratch.file(&format!("usr/{name}.toml"), rules);
+    }
+    let configuration = load(&scratch).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(configuration.masked_rules().len(), config::bounds::RULES);
+}
+
+#[test]
 fn the_main_file_is_the_administrators_wherever_it_lies() {
     let scratch = Scratch::new();
     scratch.directory("usr");

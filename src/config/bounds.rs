@@ -143,6 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn a_drop_in_is_admitted_until_too_much_was_looked_up_or_left_out() {
+        let is_admitted = |lookups, left_out| {
+            let before = Sum { size: 7, rules: 3, ..Sum::default() };
+            let mut sum = Sum { size: 7 + left_out, rules: 5, ..Sum::default() };
+            sum.add_lookups(lookups);
+            sum.leave_out(&before);
+            assert_eq!((sum.size, sum.rules), (before.size, before.rules));
+            // What was left out earlier counts as well.
+            sum.size += 1;
+            sum.leave_out(&before);
+            sum.admit("x".as_ref()).is_ok()
+        };
+        assert!(is_admitted(LOOKUPS, SIZE - 1));
+        assert!(!is_admitted(LOOKUPS + 1, SIZE - 1));
+        assert!(!is_admitted(LOOKUPS, SIZE));
+        assert!(!is_admitted(LOOKUPS, SIZE + 7));
+    }
+
+    #[test]
     fn a_file_is_told_of_its_first_hundred_errors_and_warnings() {
         let problem = |(number, spot): (usize, &Spot)| {
             let severity = if number % 2 == 0 { Severity::Error } else { Severity::Warning };

@@ -312,6 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn what_helps_against_a_high_port_is_what_is_not_done_yet() {
+        let rules = rules(&[("*", "80", false)]);
+        let told = |ports: &[u16]| {
+            let listen: Vec<_> =
+                ports.iter().map(|&port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+            let [problem] = &low_ports(&rules, &listen).collect::<Vec<_>>()[..] else { panic!() };
+            problem.message.split_once("; ").unwrap().1.to_owned()
+        };
+        assert_eq!(told(&[5000]), "serve on port 843 too");
+        assert_eq!(told(&[843, 5000]), "have it ask port 843 instead");
+    }
+
+    #[test]
     fn balancers_may_have_what_one_owner_usually_has() {
         let warned = |network: &str| {
             let spot = Spot { place: Place::start_of("x".as_ref()), excerpt: None };

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -268,6 +268,36 @@ fn twenty_restarts_on_a_socket_that_is_kept_lose_nobody() {
 fn restarts_on_a_socket_that_is_kept_cut_nobody_off_in_the_middle() {
     let test = "restarts_on_a_socket_that_is_kept_cut_nobody_off_in_the_middle";
     restarts_lose_nobody(test, 5, Shape::ByteByByte, &REQUEST[..10]);
+}
+
+/// The soak found it: a daemon that stopped closed the oldest connection for each that came.
+#[test]
+fn a_client_has_200_ms_for_its_request_while_the_daemon_stops_and_others_come() {
+    let test = "a_client_has_200_ms_for_its_request_while_the_daemon_stops_and_others_come";
+    in_a_roomy_network(test, || {
+        let socket = listen((Ipv4Addr::LOCALHOST, 0).into());
+        let target = address_of(&socket);
+        let mut daemon = Setup::inherited(vec![socket])
+            .tables(
+                "[limits]\nrequest-timeout = \"2s\"\nconnections = 4\nconnections-per-source = 4",
+            )
+            .start();
+        let begin = |bytes: &[u8]| {
+            let mut stream = dial(target);
+            stream.write_all(bytes).expect("the beginning of a request");
+            stream
+        };
+        // So that there is somebody whom the daemon waits for.
+        let _other = begin(&REQUEST[..1]);
+        daemon.signal(Signal::SIGTERM);
+        daemon.log.wait_for("SIGTERM: stopping");
+        let mut client = begin(&REQUEST[..10]);
+        let _newcomers: Vec<_> = (0..16).map(|_| begin(&REQUEST[..5])).collect();
+        thread::sleep(Duration::from_millis(50));
+        client.write_all(&REQUEST[10..]).expect("the rest of the request");
+        assert_eq!(read_to_end(&mut client), document(RULES));
+        assert!(daemon.wait_for_exit(SOON).success());
+    });
 }
 
 /// Somebody has sent `unfinished` at each end.

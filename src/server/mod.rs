@@ -312,10 +312,10 @@ impl Server {
         let mut accepted = now;
         for _ in 0..ACCEPT_BATCH {
             let listener = &mut self.listeners[index];
-            // Scrapes need no grace, and whoever stops has no time for it.
-            let crowded_until = match (listener.purpose, self.stopping) {
-                (Purpose::Policy, None) => self.unfinished.players.crowded_until(accepted),
-                _ => None,
+            // Scrapes need no grace.
+            let crowded_until = match listener.purpose {
+                Purpose::Policy => self.unfinished.players.crowded_until(accepted),
+                Purpose::Metrics => None,
             };
             match listener.admit(accepted, crowded_until) {
                 Admission::Client { stream, peer, since } => {
@@ -362,8 +362,7 @@ impl Server {
             return listener.pause(now);
         }
         self.unfinished.players.fill();
-        let is_crowded =
-            self.stopping.is_none() && self.unfinished.players.crowded_until(now).is_some();
+        let is_crowded = self.unfinished.players.crowded_until(now).is_some();
         if is_crowded && listener.may_wait() {
             return;
         }

@@ -297,14 +297,19 @@ mod tests {
         assert_eq!(useless_lines(&[("*.b.test", "1", true), ("b.test", "1", false)]), []);
     }
 
+    /// What is said of the one rule that grants a low port, where these are served on.
+    fn told_of_low_ports(rules: &[PlacedRule], ports: impl Iterator<Item = u16>) -> String {
+        let listen: Vec<_> = ports.map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let [problem] = &low_ports(rules, &listen).collect::<Vec<_>>()[..] else { panic!() };
+        problem.message.clone()
+    }
+
     #[test]
     fn of_many_high_ports_four_are_named() {
         let rules = rules(&[("*", "80", false)]);
         let told = |ports: std::ops::Range<u16>| {
-            let listen: Vec<_> =
-                ports.map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
-            let [problem] = &low_ports(&rules, &listen).collect::<Vec<_>>()[..] else { panic!() };
-            let (_, asked) = problem.message.split_once(" asks ").unwrap();
+            let message = told_of_low_ports(&rules, ports);
+            let (_, asked) = message.split_once(" asks ").unwrap();
             asked.split_once(" for ").unwrap().0.replace("192.0.2.1:", "")
         };
         assert_eq!(told(5000..5004), "5000 or 5001 or 5002 or 5003");
@@ -315,10 +320,8 @@ mod tests {
     fn what_helps_against_a_high_port_is_what_is_not_done_yet() {
         let rules = rules(&[("*", "80", false)]);
         let told = |ports: &[u16]| {
-            let listen: Vec<_> =
-                ports.iter().map(|&port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
-            let [problem] = &low_ports(&rules, &listen).collect::<Vec<_>>()[..] else { panic!() };
-            problem.message.split_once("; ").unwrap().1.to_owned()
+            let message = told_of_low_ports(&rules, ports.iter().copied());
+            message.split_once("; ").unwrap().1.to_owned()
         };
         assert_eq!(told(&[5000]), "serve on port 843 too");
         assert_eq!(told(&[843, 5000]), "have it ask port 843 instead");

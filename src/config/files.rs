@@ -317,8 +317,12 @@ impl Files {
 
     /// What has a say in where a path leads, and why it leads nowhere.
     pub(super) fn trail(&self, path: &Path) -> (Trail, Option<Stop>) {
+        self.trail_from(None, &self.absolute(path))
+    }
+
+    fn trail_from(&self, start: Option<&Found<Rc<OwnedFd>>>, path: &Path) -> (Trail, Option<Stop>) {
         let mut trail = Trail::default();
-        let stop = self.walk(None, &self.absolute(path), &mut trail).err();
+        let stop = self.walk(start, path, &mut trail).err();
         (trail, stop)
     }
 
@@ -360,8 +364,8 @@ pub(super) struct Directory {
 impl Directory {
     /// Whether the paths of both lead to one directory.
     pub(super) fn is(&self, other: &Self) -> bool {
-        let place = |it: &Self| (it.found.visited.status.device, it.found.visited.status.inode);
-        place(self) == place(other)
+        let identity = |it: &Self| it.found.visited.status.identity();
+        identity(self) == identity(other)
     }
 
     /// The names in it, in their order; no more than `most` of them.
@@ -381,6 +385,11 @@ impl Directory {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// How this name in it leads to its end, and why it leads to none.
+    pub(super) fn trail(&self, name: &OsStr, files: &Files) -> (Trail, Option<Stop>) {
+        files.trail_from(Some(&self.found), Path::new(name))
     }
 
     /// Opens the drop-in of this name.
@@ -426,7 +435,7 @@ fn open_found(
         Err(errno) => return Err(unread(errno)),
     };
     let status = status(&fstat(&file).map_err(unread)?);
-    if (status.device, status.inode) != (visited.status.device, visited.status.inode) {
+    if status.identity() != visited.status.identity() {
         return Err(Unopened::Replaced);
     }
     // A single file can be mounted over another.

@@ -275,7 +275,7 @@ impl<'a> Loader<'a> {
                 Severity::Warning
             },
         });
-        self.main_end = trace.end.as_ref().map(|end| (end.status.device, end.status.inode));
+        self.main_end = trace.end.as_ref().map(|end| end.status.identity());
         let mut guard = Guard::new(trusted, &files).naming(self.trust.name_of).for_reader(reader);
         self.problems.extend(guard.judge(&trace).problems);
         let mut rules = std::mem::take(&mut main.rules);
@@ -569,7 +569,7 @@ impl<'a> Loader<'a> {
     }
 
     fn is_main_file(&self, opened: &Opened<File>) -> bool {
-        let end = opened.end.as_ref().map(|end| (end.status.device, end.status.inode));
+        let end = opened.end.as_ref().map(|end| end.status.identity());
         end.is_some() && end == self.main_end
     }
 

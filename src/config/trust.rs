@@ -66,7 +66,7 @@ impl Trusted {
         let mut seen = HashSet::new();
         let mut note = |place: &Visited, weakness: Option<Weakness>| {
             let Some(weakness) = weakness else { return };
-            if seen.insert((place.status.device, place.status.inode, weakness)) {
+            if seen.insert((place.status.identity(), weakness)) {
                 faults.push(Fault { place: place.clone(), weakness });
             }
         };

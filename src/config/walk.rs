@@ -59,6 +59,14 @@ pub struct FileStatus {
     pub inode: u64,
 }
 
+impl FileStatus {
+    /// What tells it from everything else, whatever the path to it: the device and the inode.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}
+
 /// What something in a file system is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {

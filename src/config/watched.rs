@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::bounds::{FILES, LOOKUPS};
 use super::drop_ins::{ENDINGS, Format};
 use super::files::Files;
-use super::walk::{FileKind, Stop};
+use super::walk::{FileKind, Stop, Trail};
 use crate::watch::WatchedPlace;
 
 /// Where a change of the configuration shows whose main file is at `main`. `pause` is called between
@@ -17,10 +17,10 @@ use crate::watch::WatchedPlace;
 pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeSet<WatchedPlace> {
     let files = Files::beside(main);
     let mut watched = BTreeSet::new();
-    add_trail(&mut watched, &files, main);
+    add_trail(&mut watched, files.trail(main));
     let mut lookups = 0;
     for path in policy_dirs {
-        let to_directory = add_trail(&mut watched, &files, path);
+        add_trail(&mut watched, files.trail(path));
         let opened = files.open_directory(path);
         let Some(end) = opened.end.clone() else { continue };
         let Ok(Some(directory)) = opened.content() else { continue };
@@ -32,9 +32,7 @@ pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeS
             // A change of any other file shows in the directory.
             let drop_in = path.join(&name);
             if Format::of(&drop_in).is_some() && files.absolute(&drop_in).is_symlink() {
-                // As the reading counts: from the directory on.
-                let to_drop_in = add_trail(&mut watched, &files, &drop_in);
-                lookups += to_drop_in.saturating_sub(to_directory);
+                lookups += add_trail(&mut watched, directory.trail(&name, &files));
             }
         }
         watched.insert(WatchedPlace::Entries(end.path, ENDINGS));
@@ -42,9 +40,8 @@ pub fn watched(main: &Path, policy_dirs: &[PathBuf], pause: &dyn Fn()) -> BTreeS
     watched
 }
 
-/// Adds everything on the way to `path`, and returns how many names were looked up.
-fn add_trail(watched: &mut BTreeSet<WatchedPlace>, files: &Files, path: &Path) -> usize {
-    let (trail, stop) = files.trail(path);
+/// Adds everything on a way, and returns how many names were looked up.
+fn add_trail(watched: &mut BTreeSet<WatchedPlace>, (trail, stop): (Trail, Option<Stop>)) -> usize {
     let lookups = trail.lookups.len();
     for found in trail.lookups.into_iter().filter_map(|lookup| lookup.found) {
         watched.insert(match found.status.kind {
